@@ -1,0 +1,1 @@
+"""Supervision for Pykka actors."""
