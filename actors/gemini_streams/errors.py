@@ -1,0 +1,194 @@
+"""All that can go wrong, by name.
+
+The rules:
+
+- Everything raised or told by this package is a `GeminiStreamsError`; where Python has a name for the kind of
+  failure (`ConnectionError`, `TimeoutError`, `LookupError`, `ValueError`) it is one of those too.
+- An error says whether trying again can help (`retryable`) and, where the server named a time, from when on
+  (`retry_at`, seconds since the epoch).
+- Errors pickle, hold plain data only (no object of requests or urllib3: those carry the key), and never a key or
+  prompt text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "APIError",
+    "ConnectionFailedError",
+    "ConnectionLostError",
+    "DeadlineExceededError",
+    "EventTooLargeError",
+    "FirstEventTimeoutError",
+    "GeminiStreamsError",
+    "HistoryGoneError",
+    "IdleTimeoutError",
+    "InvalidRequestError",
+    "MalformedEventError",
+    "ManagerDrainingError",
+    "MaxStreamsExceededError",
+    "MissingCredentialsError",
+    "SlowSubscriberError",
+    "StreamCrashedError",
+    "StreamEndedError",
+    "StreamExistsError",
+    "StreamNotFoundError",
+    "StreamTruncatedError",
+    "UnexpectedResponseError",
+]
+
+
+def _rebuild(cls: type[GeminiStreamsError], args: tuple[Any, ...], state: dict[str, Any]) -> GeminiStreamsError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class GeminiStreamsError(Exception):
+    """Base of all errors of this package."""
+
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str = "", *, retryable: bool | None = None, retry_at: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retryable: bool = self.default_retryable if retryable is None else retryable
+        """Whether the same request can succeed later. What a retry policy goes by."""
+        self.retry_at: float | None = retry_at
+        """The server's word on when to come back, in seconds since the epoch; `None` where it named no time."""
+
+    @property
+    def message(self) -> str:
+        """The error's text."""
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+# -- an attempt that failed ------------------------------------------------------------------------------------------
+
+
+class APIError(GeminiStreamsError):
+    """The server refused the request or broke the stream off with an error of its own.
+
+    `code` is the HTTP status (or the error's own code where it came inside a 200 stream), `status` Google's name for
+    it (`RESOURCE_EXHAUSTED`), `details` the error's details as decoded JSON.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        status: str = "",
+        message: str = "",
+        details: list[Any] | None = None,
+        *,
+        retryable: bool = False,
+        retry_at: float | None = None,
+    ) -> None:
+        super().__init__(message, retryable=retryable, retry_at=retry_at)
+        self.code = code
+        self.status = status
+        self.details: list[Any] = details if details is not None else []
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (str(self.code), self.status))) + (f": {self.message}" if self.message else "")
+
+
+class ConnectionFailedError(GeminiStreamsError, ConnectionError):
+    """No connection: the name was not resolved, the connect or the handshake failed, or descriptors ran out."""
+
+    default_retryable = True
+
+
+class ConnectionLostError(GeminiStreamsError, ConnectionError):
+    """The connection was reset or closed early."""
+
+    default_retryable = True
+
+
+class FirstEventTimeoutError(GeminiStreamsError, TimeoutError):
+    """Nothing came within `first_event_timeout` of the attempt's start."""
+
+    default_retryable = True
+
+
+class IdleTimeoutError(GeminiStreamsError, TimeoutError):
+    """Silence between two events for longer than `idle_timeout`."""
+
+    default_retryable = True
+
+
+class DeadlineExceededError(GeminiStreamsError, TimeoutError):
+    """The stream's `deadline` passed, restarts included."""
+
+
+class StreamTruncatedError(GeminiStreamsError):
+    """The body ended cleanly, but the answer did not: no finishReason and no blockReason, or half an event."""
+
+    default_retryable = True
+
+
+class MalformedEventError(GeminiStreamsError):
+    """A finished event that is no JSON object."""
+
+
+class EventTooLargeError(GeminiStreamsError):
+    """An event larger than `max_event_bytes`."""
+
+
+class UnexpectedResponseError(GeminiStreamsError):
+    """An answer that is no event stream: a redirect, an HTML page, another content type."""
+
+
+class StreamCrashedError(GeminiStreamsError):
+    """The stream's actor, or what holds it, died. The cause is in the text."""
+
+    default_retryable = True
+
+
+class SlowSubscriberError(GeminiStreamsError):
+    """This subscriber was let go because it did not take its events in time; the stream goes on for the others."""
+
+
+# -- a request that the manager refused ------------------------------------------------------------------------------
+
+
+class InvalidRequestError(GeminiStreamsError, ValueError):
+    """What was asked for cannot be right; the text says what to do."""
+
+
+class MissingCredentialsError(GeminiStreamsError):
+    """No API key in the arguments and none in the environment."""
+
+
+class MaxStreamsExceededError(GeminiStreamsError):
+    """All of the manager's `max_streams` slots, and its `max_waiting` places, are taken."""
+
+    default_retryable = True
+
+
+class StreamNotFoundError(GeminiStreamsError, LookupError):
+    """No stream of this id, or it ended longer than `linger` ago."""
+
+
+class StreamEndedError(GeminiStreamsError):
+    """The stream has ended; there is nothing more to subscribe to."""
+
+
+class StreamExistsError(GeminiStreamsError):
+    """Another stream, with other contents, runs or lingers under this id."""
+
+
+class HistoryGoneError(GeminiStreamsError):
+    """What was asked to be replayed is no longer kept (see the option `history`)."""
+
+
+class ManagerDrainingError(GeminiStreamsError):
+    """The manager is draining: it takes no new streams."""

@@ -1,0 +1,271 @@
+"""All that is said between application, manager, streams and subscribers.
+
+Messages are frozen and slotted and match by position, in the order their fields stand here. They are
+`msgspec.Struct`s because one is made for every event: it costs a third of a frozen dataclass.
+`data` is shared by all subscribers of a stream: read it, copy to change it. No `repr` shows prompt text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import pykka
+
+from gemini_streams.errors import GeminiStreamsError
+from gemini_streams.gemini.endpoint import Gemini
+from gemini_streams.gemini.generate import finish_reason_of, parts_of
+from gemini_streams.options import After, FlowControl, RetryPolicy
+
+__all__ = [
+    "Drain",
+    "EventsDropped",
+    "GetStats",
+    "GetStreamInfo",
+    "LastMessage",
+    "ListStreams",
+    "ManagerStats",
+    "StartStream",
+    "Status",
+    "StopStream",
+    "StreamComplete",
+    "StreamError",
+    "StreamEvent",
+    "StreamInfo",
+    "StreamRestarting",
+    "StreamStopped",
+    "SubscriberMessage",
+    "Subscribe",
+    "Unsubscribe",
+]
+
+Subscriber = pykka.ActorRef[Any]
+Status = Literal["queued", "starting", "active", "restarting", "completed", "error", "stopped"]
+
+# -- requests to the manager -----------------------------------------------------------------------------------------
+
+
+class _Contents(msgspec.Struct, frozen=True):
+    contents: Any
+
+
+class StartStream(_Contents, frozen=True, kw_only=True):
+    """Ask for a stream; answered with its id. An option not given here is the manager's."""
+
+    subscriber: Subscriber | Sequence[Subscriber]
+    stream_id: str | None = None
+    tag: Any = None
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    config: Any | msgspec.UnsetType = msgspec.UNSET
+    idle_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    first_event_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    deadline: float | None | msgspec.UnsetType = msgspec.UNSET
+    retry: RetryPolicy | msgspec.UnsetType = msgspec.UNSET
+    flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
+    history: int | msgspec.UnsetType = msgspec.UNSET
+    keep: float | msgspec.UnsetType = msgspec.UNSET
+    endpoint: Gemini | msgspec.UnsetType = msgspec.UNSET
+
+    def __repr__(self) -> str:
+        return f"StartStream(<contents>, stream_id={self.stream_id!r}, model={self.model!r})"
+
+
+class StopStream(msgspec.Struct, frozen=True):
+    """End a stream: `True` if this ended it; every subscriber gets `StreamStopped("requested")`."""
+
+    stream_id: str
+
+
+class Subscribe(msgspec.Struct, frozen=True):
+    """Join a stream; a second `Subscribe` of the same subscriber changes nothing."""
+
+    stream_id: str
+    subscriber: Subscriber
+    after: After = None
+    flow: FlowControl | None = None
+
+
+class Unsubscribe(msgspec.Struct, frozen=True):
+    """Leave a stream: `True` if it left. After the answer nothing more is put into that inbox."""
+
+    stream_id: str
+    subscriber: Subscriber
+
+
+class GetStreamInfo(msgspec.Struct, frozen=True):
+    """Ask for a `StreamInfo`."""
+
+    stream_id: str
+
+
+class ListStreams(msgspec.Struct, frozen=True):
+    """Ask for the ids of all visible streams, oldest first."""
+
+
+class GetStats(msgspec.Struct, frozen=True):
+    """Ask for `ManagerStats`."""
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Refuse new streams, let the running ones end, stop the rest after `timeout` seconds; answers how many."""
+
+    timeout: float
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """One stream as the manager sees it."""
+
+    stream_id: str
+    stream_ref: pykka.ActorRef[Any] | None
+    model: str
+    request_body: dict[str, Any]
+    status: Status
+    error: GeminiStreamsError | None
+    started_at: float
+    """Seconds since the epoch."""
+    subscribers: tuple[Subscriber, ...]
+    events_count: int
+    """Events received from the server, in all attempts."""
+    last_event_at: float | None
+    """Seconds since the epoch; as fine as the reads of the connection."""
+    config: Any
+    attempt: int
+    tag: Any = None
+
+    def __repr__(self) -> str:
+        return (
+            f"StreamInfo(stream_id={self.stream_id!r}, model={self.model!r}, status={self.status!r},"
+            f" attempt={self.attempt}, events_count={self.events_count}, subscribers={len(self.subscribers)},"
+            f" error={self.error!r})"
+        )
+
+
+class ManagerStats(msgspec.Struct, frozen=True):
+    """The manager's figures: what is there now, and counters since its tree was started."""
+
+    total_streams: int
+    """Streams that are visible, those that linger included."""
+    max_streams: int
+    streams_by_status: dict[Status, int]
+    total_subscribers: int
+    started: int
+    completed: int
+    failed: int
+    stopped: int
+    restarts: int
+    events: int
+
+
+# -- what a subscriber receives --------------------------------------------------------------------------------------
+
+
+class StreamEvent(msgspec.Struct, frozen=True):
+    """One event of the answer. `attempt` counts from 1, `sequence` from 0."""
+
+    stream_id: str
+    attempt: int
+    sequence: int
+    data: dict[str, Any]
+    tag: Any = None
+
+    @property
+    def text(self) -> str:
+        """Candidate 0's text, thoughts left out; `""` where there is none. Read from `data` at each use."""
+        return "".join([p["text"] for p in parts_of(self.data) if "text" in p and not p.get("thought")])
+
+    @property
+    def thoughts(self) -> str:
+        """Candidate 0's thought summaries."""
+        return "".join([p["text"] for p in parts_of(self.data) if "text" in p and p.get("thought")])
+
+    @property
+    def function_calls(self) -> list[dict[str, Any]]:
+        """Candidate 0's function calls, as the API sent them."""
+        return [p["functionCall"] for p in parts_of(self.data) if "functionCall" in p]
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Candidate 0's finishReason; some streams carry one on every event, the last one counts."""
+        return finish_reason_of(self.data)
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The event's usageMetadata; cumulative within one request."""
+        usage = self.data.get("usageMetadata")
+        return usage if isinstance(usage, dict) else None
+
+
+class StreamRestarting(msgspec.Struct, frozen=True):
+    """The stream goes on in a new attempt after `delay` seconds; its next event has sequence `resume_at`.
+
+    What was received before `resume_at` stands; what was received from it on is void (0: everything).
+    """
+
+    stream_id: str
+    attempt: int
+    """The coming one."""
+    resume_at: int
+    delay: float
+    error: GeminiStreamsError
+    tag: Any = None
+    discard: bool = False
+    """Something that this subscriber has received is void now."""
+
+
+class EventsDropped(msgspec.Struct, frozen=True):
+    """This subscriber's flow control left out `count` events, from `first_sequence` on, exactly here."""
+
+    stream_id: str
+    attempt: int
+    first_sequence: int
+    count: int
+    tag: Any = None
+
+
+class StreamComplete(msgspec.Struct, frozen=True):
+    """The stream has ended as the service wanted; the last message."""
+
+    stream_id: str
+    events_count: int
+    """Events of the last attempt put into this subscriber's inbox."""
+    finish_reason: str | None
+    block_reason: str | None
+    usage: dict[str, Any] | None
+    attempts: int
+    duration: float
+    first_event_after: float | None
+    tag: Any = None
+
+    @property
+    def ok(self) -> bool:
+        """Finished with STOP and not blocked."""
+        return self.finish_reason == "STOP" and self.block_reason is None
+
+
+class StreamError(msgspec.Struct, frozen=True):
+    """The stream has failed for good, or this subscriber was let go; the last message."""
+
+    stream_id: str
+    error: GeminiStreamsError
+    events_count: int
+    usage: dict[str, Any] | None
+    attempts: int
+    duration: float
+    tag: Any = None
+
+
+class StreamStopped(msgspec.Struct, frozen=True):
+    """The stream was stopped from outside; the last message."""
+
+    stream_id: str
+    reason: Literal["requested", "shutdown"]
+    events_count: int
+    usage: dict[str, Any] | None
+    attempts: int
+    duration: float
+    tag: Any = None
+
+
+LastMessage = StreamComplete | StreamError | StreamStopped
+SubscriberMessage = StreamEvent | StreamRestarting | EventsDropped | LastMessage

@@ -1,0 +1,121 @@
+"""What a stream can be told: its retry policy, its flow control, its limits and their defaults.
+
+Times are seconds, sizes bytes. A value that cannot be right raises `InvalidRequestError` where it is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from gemini_streams.errors import GeminiStreamsError, InvalidRequestError
+
+__all__ = ["FROM_START", "After", "FlowControl", "FromStart", "Overflow", "RetryPolicy"]
+
+Overflow = Literal["pause", "drop_oldest", "drop_newest", "disconnect"]
+OVERFLOWS: tuple[Overflow, ...] = ("pause", "drop_oldest", "drop_newest", "disconnect")
+
+
+class FromStart:
+    """The type of `FROM_START`."""
+
+    def __repr__(self) -> str:
+        return "FROM_START"
+
+    def __reduce__(self) -> str:
+        return "FROM_START"
+
+
+FROM_START = FromStart()
+"""`Subscribe(..., after=FROM_START)`: replay the current attempt from its first event."""
+
+After = FromStart | tuple[int, int] | None
+"""From where on to subscribe: `None` live, `FROM_START`, or `(attempt, sequence)`, the last event seen."""
+
+
+def seconds(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a time in seconds; raise `InvalidRequestError` naming the option where it is none."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or value < 0
+        or (value == 0 and not zero)
+    ):
+        least = "0 or more" if zero else "more than 0"
+        raise InvalidRequestError(f"{name} must be a number of seconds, {least}, not {value!r}")
+    return float(value)
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Return `value` as a whole number of at least `least`; raise `InvalidRequestError` where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidRequestError(f"{name} must be a whole number, {least} or more, not {value!r}")
+    return value
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a failed stream is started again. The words are google-genai's `HttpRetryOptions`.
+
+    The wait before attempt n+1 is `initial_delay * exp_base ** (n - 1)` plus up to `jitter` seconds drawn evenly, and
+    never more than `max_delay`; what the server asks for (`Retry-After`, `RetryInfo`) is a lower bound, and where it
+    exceeds `max_delay`, `total_time` or the deadline, the stream fails at once.
+    """
+
+    attempts: int = 4
+    """All attempts of the stream, the first included, over its whole life."""
+    initial_delay: float = 0.5
+    max_delay: float = 30.0
+    exp_base: float = 2.0
+    jitter: float = 0.5
+    total_time: float | None = None
+    """No attempt starts later than this many seconds after the stream's start."""
+    on_partial: Literal["restart", "fail"] = "restart"
+    """What to do when an attempt fails after its first event: a restart is a new, billed request, and its text
+    replaces what the subscribers have; `"fail"` where one cannot take text back."""
+    retryable: Callable[[GeminiStreamsError], bool | None] | None = None
+    """Overrides the table of errors; `None` from it means the table. Called in the supervisor's thread."""
+
+    def __post_init__(self) -> None:
+        whole("RetryPolicy.attempts", self.attempts, 1)
+        for name in ("initial_delay", "max_delay", "jitter"):
+            seconds(f"RetryPolicy.{name}", getattr(self, name), zero=True)
+        if seconds("RetryPolicy.exp_base", self.exp_base) < 1:
+            raise InvalidRequestError(f"RetryPolicy.exp_base must be 1 or more, not {self.exp_base!r}")
+        if self.total_time is not None:
+            seconds("RetryPolicy.total_time", self.total_time)
+        if self.on_partial not in ("restart", "fail"):
+            raise InvalidRequestError(
+                f'RetryPolicy.on_partial must be "restart" or "fail", not {self.on_partial!r}'
+            )
+        if self.retryable is not None and not callable(self.retryable):
+            raise InvalidRequestError("RetryPolicy.retryable must be a callable of one error, or None")
+
+
+class FlowControl(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may be on its way to one subscriber, and what happens beyond.
+
+    On its way is what was put into the subscriber's inbox and not handled yet, and what is buffered for it;
+    whichever of `window` (events) and `max_bytes` (their JSON) is met first is the limit.
+    """
+
+    window: int = 256
+    max_bytes: int = 1 << 20
+    overflow: Overflow = "pause"
+    """`"pause"`: the stream stops reading its socket until the subscriber has drained. `"drop_oldest"`,
+    `"drop_newest"`: events are left out, counted, and told by `EventsDropped` at the gap. `"disconnect"`: the
+    subscriber is let go at once with `StreamError(SlowSubscriberError)`."""
+    stall_timeout: float = 60.0
+    """With `"pause"`: a subscriber that holds the stream paused for this long is let go."""
+
+    def __post_init__(self) -> None:
+        whole("FlowControl.window", self.window, 1)
+        whole("FlowControl.max_bytes", self.max_bytes, 1)
+        seconds("FlowControl.stall_timeout", self.stall_timeout)
+        if self.overflow not in OVERFLOWS:
+            raise InvalidRequestError(
+                f"FlowControl.overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}"
+            )
