@@ -1,0 +1,74 @@
+"""The chunked transfer coding, in any cut of the bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemini_streams.chunked import ChunkedDecoder, ChunkedError
+
+chunks = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
+extensions = st.sampled_from([b"", b";a=b", b" ; x", b'  ;n="v"'])
+
+
+def encode(payloads: list[bytes], extension: bytes = b"", trailers: bytes = b"") -> bytes:
+    body = b"".join(b"%X%s\r\n%s\r\n" % (len(p), extension, p) for p in payloads)
+    return body + b"0\r\n" + trailers + b"\r\n"
+
+
+@given(
+    chunks,
+    extensions,
+    st.sampled_from([b"", b"A: b\r\n", b"A: b\r\nC: d\r\n"]),
+    st.lists(st.integers(0, 600), max_size=8),
+)
+def test_any_cut_gives_the_payload(
+    payloads: list[bytes], extension: bytes, trailers: bytes, points: list[int]
+) -> None:
+    wire = encode(payloads, extension, trailers)
+    places = sorted({p % (len(wire) + 1) for p in points})
+    cuts = [wire[a:b] for a, b in zip([0, *places], [*places, len(wire)], strict=True)]
+    for pieces in (cuts, [wire], [wire[i : i + 1] for i in range(len(wire))]):
+        decoder = ChunkedDecoder()
+        got = b""
+        for index, piece in enumerate(pieces):
+            assert not decoder.done or not b"".join(pieces[index:])
+            got += decoder.feed(piece)
+        assert got == b"".join(payloads)
+        assert decoder.done
+
+
+@given(chunks.filter(bool), st.data())
+def test_a_cut_tail_is_never_taken_for_the_end(payloads: list[bytes], data: st.DataObject) -> None:
+    wire = encode(payloads)
+    decoder = ChunkedDecoder()
+    decoder.feed(wire[: data.draw(st.integers(0, len(wire) - 1))])
+    assert not decoder.done
+
+
+def test_payload_is_given_before_its_chunk_is_whole() -> None:
+    decoder = ChunkedDecoder()
+    assert decoder.feed(b"a\r\n01234") == b"01234"
+    assert decoder.feed(b"56789\r") == b"56789"
+    assert decoder.feed(b"\n0\r\n\r\n") == b""
+    assert decoder.done
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [b"-1\r\n", b"+5\r\nhello\r\n", b"1_0\r\n", b"\r\n", b"0x5\r\n", b"5\r\nhelloXX", b"ffffffffffffffff1\r\n", b"5\r\nhelloX"],
+)
+def test_what_is_no_chunk_is_refused(wire: bytes) -> None:
+    for pieces in ([wire], [wire[i : i + 1] for i in range(len(wire))]):
+        decoder = ChunkedDecoder()
+        with pytest.raises(ChunkedError):
+            for piece in pieces:
+                decoder.feed(piece)
+
+
+def test_an_endless_size_line_is_refused() -> None:
+    decoder = ChunkedDecoder()
+    with pytest.raises(ChunkedError, match="too long"):
+        for _ in range(100):
+            decoder.feed(b"0" * 1000)

@@ -1,0 +1,171 @@
+"""The SSE decoder holds WHATWG's rules in any cut of the bytes."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemini_streams.errors import EventTooLargeError
+from gemini_streams.sse import Decoder
+
+LIMIT = 1 << 20
+
+
+def decode(chunks: list[bytes], limit: int = LIMIT) -> tuple[list[bytes], bytes | None]:
+    decoder = Decoder(limit)
+    events: list[bytes] = []
+    for chunk in chunks:
+        decoder.feed(chunk)
+        events += decoder.take()
+    return events, decoder.end()
+
+
+def reference(body: bytes) -> tuple[list[bytes], bytes | None]:
+    """WHATWG's algorithm as plainly as it can be written, on the whole body."""
+    body = body.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    *lines, rest = body.split(b"\n")
+    events: list[bytes] = []
+    data: list[bytes] = []
+    for line in lines:
+        if not line:
+            if data:
+                events.append(b"\n".join(data))
+            data = []
+        else:
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                data.append(value[1:] if value[:1] == b" " else value)
+    if rest.partition(b":")[0] == b"data":
+        value = rest.partition(b":")[2]
+        data.append(value[1:] if value[:1] == b" " else value)
+    return events, b"\n".join(data) if data else None
+
+
+def cut(body: bytes, places: list[int]) -> list[bytes]:
+    points = sorted({p % (len(body) + 1) for p in places})
+    return [body[a:b] for a, b in zip([0, *points], [*points, len(body)], strict=True)]
+
+
+fields = st.sampled_from(
+    [
+        b'data: {"a": 1}',
+        b"data:x",
+        b"data:  two spaces",
+        b"data",
+        b"data:",
+        b": comment",
+        b":",
+        b"event: e",
+        b"id: 7",
+        b"retry: 10",
+        b"other",
+        b"data: \xe2\x80\xa8 \xc2\x85 \x0b inside",
+        "data: schöne Grüße 🎉".encode(),
+        b" data: not a field",
+        b'  "error": {',
+    ]
+)
+ends = st.sampled_from([b"\n", b"\r", b"\r\n"])
+bodies = st.builds(
+    lambda bom, parts, rest: (b"\xef\xbb\xbf" if bom else b"") + b"".join(parts) + rest,
+    st.booleans(),
+    st.lists(st.one_of(st.builds(lambda f, e: f + e, fields, ends), ends), max_size=20),
+    st.one_of(st.just(b""), fields),
+)
+regular = st.builds(
+    lambda payloads, end: b"".join(b"data: " + p + end + end for p in payloads),
+    st.lists(st.sampled_from([b"{}", b'{"text": "hello"}', b"x" * 100]), max_size=30),
+    st.sampled_from([b"\n", b"\r\n"]),
+)
+places = st.lists(st.integers(min_value=0, max_value=4000), max_size=12)
+
+
+@given(st.one_of(bodies, regular, st.builds(lambda a, b, c: a + b + c, regular, bodies, regular)), places)
+def test_any_cut_gives_whatwgs_events(body: bytes, points: list[int]) -> None:
+    expected = reference(body)
+    assert decode([body]) == expected
+    assert decode(cut(body, points)) == expected
+    assert decode([body[i : i + 1] for i in range(len(body))]) == expected
+
+
+@given(st.integers(min_value=0, max_value=60), places, st.sampled_from([b"\n", b"\r\n", b"\r"]))
+def test_the_size_limit_is_the_same_in_any_cut(size: int, points: list[int], end: bytes) -> None:
+    body = (b"data: ok" + end + end) * 2 + b"data: " + b"x" * size + end + end + b"data: ok" + end + end
+    fits = size + 6 <= 50
+    for chunks in ([body], cut(body, points), [body[i : i + 1] for i in range(len(body))]):
+        if fits:
+            assert len(decode(chunks, 50)[0]) == 4
+        else:
+            decoder = Decoder(50)
+            with pytest.raises(EventTooLargeError, match="max_event_bytes=50"):
+                for chunk in chunks:
+                    decoder.feed(chunk)
+            assert decoder.take() == [b"ok", b"ok"]
+
+
+@given(regular, st.integers(1, 5), st.integers(1, 200))
+def test_take_gives_every_event_once_in_order_and_within_the_room(body: bytes, count: int, room: int) -> None:
+    decoder = Decoder(LIMIT)
+    decoder.feed(body[:1])
+    decoder.feed(body[1:])
+    taken: list[bytes] = []
+    while True:
+        waiting = decoder.waiting
+        got = decoder.take(count, None, room)
+        assert len(got) <= count
+        assert len(got) <= 1 or sum(map(len, got)) <= room
+        taken += got
+        assert decoder.waiting == waiting - len(got)
+        if not got:
+            break
+    assert taken == reference(body)[0]
+
+
+def test_no_room_takes_nothing() -> None:
+    decoder = Decoder(LIMIT)
+    decoder.feed(b"data: 12345\n\n")
+    assert decoder.take(0) == []
+    assert decoder.take(5, 4, 4) == []
+    assert decoder.take(5, 5, 4) == [b"12345"]
+
+
+def test_id_and_retry_are_kept_by_their_rules() -> None:
+    decoder = Decoder(LIMIT)
+    decoder.feed(b"id: 1\nretry: 250\n\nid: a\0b\nretry: 2s\n\n")
+    assert (decoder.last_event_id, decoder.retry) == ("1", 250)
+
+
+def test_an_event_is_given_as_soon_as_its_blank_line_ends_even_with_cr_alone() -> None:
+    decoder = Decoder(LIMIT)
+    decoder.feed(b"data: 1\r\r")
+    assert decoder.take() == [b"1"]
+    decoder.feed(b"data: 2\r\n\r")
+    assert decoder.take() == [b"2"]
+    decoder.feed(b"\ndata: 3\r\n\r\n")
+    assert decoder.take() == [b"3"]
+
+
+def test_bare_json_is_kept_as_stray() -> None:
+    decoder = Decoder(LIMIT)
+    decoder.feed(b'data: 1\n\n{\n  "error": {\n    "code": 503\n  }\n}\n')
+    assert decoder.take() == [b"1"]
+    assert decoder.end() is None
+    assert bytes(decoder.stray) == b'{\n  "error": {\n    "code": 503\n  }\n}\n'
+
+
+def test_a_large_event_in_small_reads_costs_its_size_once() -> None:
+    decoder = Decoder(16 << 20)
+    decoder.feed(b"data: 0\r\n\r\n")
+    piece = b"x" * 1000
+    tracemalloc.start()
+    decoder.feed(b"data: ")
+    for _ in range(8000):
+        decoder.feed(piece)
+    decoder.feed(b"\r\n\r\n")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [len(e) for e in decoder.take()] == [1, 8_000_000]
+    assert peak < 60_000_000
