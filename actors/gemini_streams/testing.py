@@ -1,0 +1,35 @@
+"""What an application's tests use, and this package's own: a Gemini on loopback, a check of histories."""
+
+from __future__ import annotations
+
+from gemini_streams.local_gemini import (
+    Answer,
+    Body,
+    Failure,
+    Gate,
+    LocalGemini,
+    LongAnswer,
+    Raw,
+    Reply,
+    RequestRecord,
+    StallUpload,
+    every_cut,
+    http_date,
+    trickle,
+)
+
+__all__ = [
+    "Answer",
+    "Body",
+    "Failure",
+    "Gate",
+    "LocalGemini",
+    "LongAnswer",
+    "Raw",
+    "Reply",
+    "RequestRecord",
+    "StallUpload",
+    "every_cut",
+    "http_date",
+    "trickle",
+]
