@@ -1,0 +1,240 @@
+"""What the server says when it refuses a request or breaks an answer off: bytes in, one `APIError` out.
+
+The rules (wire.md, contract section 6):
+
+- An error is `{"error": {code, message, status, details}}`, alone or in a list of one. It arrives as the body of an
+  error status, as an event of a 200 stream, or inside such a stream as bare JSON without `data:`. A body that is
+  none of that (a proxy's HTML page, an empty one) is still an error: of its status.
+- The HTTP status counts. Only inside a 200 stream the error's own code does.
+- Worth repeating are 408, 429, 500, 502, 503 and 504; not a quota of the day that is spent.
+- `retry_at` is the latest of what `Retry-After` and every `RetryInfo` in the details ask for. What cannot be read
+  is left out.
+- An error is bounded in size and has no secret of ours in it, whoever wrote it there: everything goes through `scrub`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import html
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from gemini_streams.errors import APIError
+from gemini_streams.gemini.generate import error_of
+
+__all__ = ["RETRYABLE", "error_from_event", "find_error", "is_retryable", "parse_error", "retry_after"]
+
+RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
+"""The statuses that can be gone a moment later; google-genai's list."""
+
+MAX_BODY = 1 << 20
+"""Bytes of an error's body that are looked at."""
+MAX_MESSAGE = 2_000
+MAX_EXCERPT = 200
+MAX_DETAILS = 16_384
+"""Bytes of JSON that an error's details may take."""
+
+_CODES = {
+    "ABORTED": 409,
+    "ALREADY_EXISTS": 409,
+    "CANCELLED": 499,
+    "DATA_LOSS": 500,
+    "DEADLINE_EXCEEDED": 504,
+    "FAILED_PRECONDITION": 400,
+    "INTERNAL": 500,
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "OUT_OF_RANGE": 400,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAUTHENTICATED": 401,
+    "UNAVAILABLE": 503,
+    "UNIMPLEMENTED": 501,
+    "UNKNOWN": 500,
+}
+"""google.rpc.Code's mapping to HTTP, for an error that names its status and no code."""
+
+_SECONDS = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,9})?")
+_DURATION = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,9})?)s")
+
+Scrub = Callable[[Any], Any]
+
+
+def parse_error(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float, scrub: Scrub
+) -> APIError:
+    """The error that a response with an error status is.
+
+    `now` is the time in seconds since the epoch. Never raises, whatever the body is.
+    """
+    asked = retry_after(_header(headers, "retry-after"), now=now)
+    error = error_of(_json(body))
+    if error is not None:
+        return _api_error(status, error, asked, now=now, scrub=scrub)
+    excerpt = scrub(_excerpt(body))
+    kind = _header(headers, "content-type").split(";", 1)[0].strip().lower()
+    said = f"the server answered {kind or 'without a content type'}" + (
+        f": {excerpt}" if excerpt else ", empty"
+    )
+    message = " ".join(filter(None, ("HTTP", str(status), _phrase(status)))) + f", {said}"
+    return APIError(
+        status, "", _cut(scrub(message), MAX_MESSAGE), retryable=status in RETRYABLE, retry_at=asked
+    )
+
+
+def error_from_event(data: Any, *, now: float, scrub: Scrub) -> APIError:
+    """The error that an event is: the decoded event itself, or what `Meaning.error` and `find_error` found in it."""
+    found = error_of(data)
+    error = found if found is not None else data if isinstance(data, dict) else {"message": ""}
+    code = error.get("code")
+    if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3:
+        code = int(code)
+    if isinstance(code, bool) or not isinstance(code, int) or not 0 < code < 1000:
+        status = error.get("status")
+        code = _CODES.get(status, 0) if isinstance(status, str) else 0
+    return _api_error(code, error, None, now=now, scrub=scrub)
+
+
+def find_error(raw: str | bytes) -> dict[str, Any] | None:
+    """The error in what an event stream's body left over: bare JSON, over several lines, without `data:`.
+
+    `None` where there is no whole one.
+    """
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    text = text[:MAX_BODY].lstrip("\ufeff")
+    decoder = json.JSONDecoder()
+    for start in [m.start(1) for m in re.finditer(r"^[ \t]*([\[{])", text, re.MULTILINE)][:8]:
+        try:
+            value, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        error = error_of(value)
+        if error is not None:
+            return error
+    return None
+
+
+def is_retryable(code: int, details: list[Any]) -> bool:
+    """Whether the table says that the same request can succeed later."""
+    return code in RETRYABLE and not any(_spent_for_the_day(detail) for detail in details)
+
+
+def retry_after(value: str, *, now: float) -> float | None:
+    """When `Retry-After` says to come back: seconds, or a date in any of HTTP's forms. `None` for anything else."""
+    value = value.strip()
+    if _SECONDS.fullmatch(value):
+        return _at(float(value), now)
+    if not value or len(value) > 64:
+        return None
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=datetime.UTC)
+        return _at(date.timestamp() - now, now)
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+# -- an error's parts ------------------------------------------------------------------------------------------------
+
+
+def _api_error(
+    code: int, error: dict[str, Any], asked: float | None, *, now: float, scrub: Scrub
+) -> APIError:
+    details = error.get("details")
+    if not isinstance(details, list):
+        details = []
+    times = [asked, *(_retry_info(detail, now) for detail in details)]
+    status = error.get("status")
+    message = error.get("message")
+    return APIError(
+        code,
+        _cut(scrub(status), 100) if isinstance(status, str) else "",
+        _cut(scrub(message), MAX_MESSAGE) if isinstance(message, str) else "",
+        _bounded(scrub(details)),
+        retryable=is_retryable(code, details),
+        retry_at=max((t for t in times if t is not None), default=None),
+    )
+
+
+def _bounded(details: list[Any]) -> list[Any]:
+    """As many of the details, in order, as fit; what a retry depends on has been read before."""
+    kept: list[Any] = []
+    room = MAX_DETAILS
+    for detail in details:
+        room -= len(msgspec.json.encode(detail))
+        if room < 0:
+            break
+        kept.append(detail)
+    return kept
+
+
+def _spent_for_the_day(detail: Any) -> bool:
+    violations = detail.get("violations") if isinstance(detail, dict) else None
+    return isinstance(violations, list) and any(
+        "PerDay" in quota
+        for violation in violations
+        if isinstance(violation, dict) and isinstance(quota := violation.get("quotaId"), str)
+    )
+
+
+def _retry_info(detail: Any, now: float) -> float | None:
+    delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+    if isinstance(delay, str):
+        match = _DURATION.fullmatch(delay)
+        return _at(float(match[1]), now) if match else None
+    if isinstance(delay, dict):
+        try:
+            return _at(float(delay.get("seconds", 0)) + float(delay.get("nanos", 0)) / 1e9, now)
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return None
+
+
+def _at(delay: float, now: float) -> float | None:
+    return now + delay if math.isfinite(delay) and delay > 0 else None
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    for key, value in headers.items():
+        if key.lower() == name:
+            return value
+    return ""
+
+
+def _json(body: bytes) -> Any:
+    if len(body) > MAX_BODY:
+        return None
+    try:
+        return msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _excerpt(body: bytes) -> str:
+    """A line of what a page says, for people."""
+    text = body[:8192].decode("utf-8", "replace")
+    if re.match(r"\s*<", text):
+        title = re.search(r"<title[^>]{0,200}>([^<]{1,500})", text, re.IGNORECASE)
+        text = title[1] if title else re.sub(r"<[^<>]{0,1000}>", " ", text)
+        text = html.unescape(text)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return _cut(" ".join(text.split()), MAX_EXCERPT)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
