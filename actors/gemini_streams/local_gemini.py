@@ -114,7 +114,6 @@ class _Plan:
     end_after: int | None = None
     half: bool = False
     segment: int = _PIECE
-    then_close: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +426,8 @@ class LongAnswer:
     def _reply_to(self, record: RequestRecord) -> Reply | Failure:
         chunks = words(self.text)
         total = len(chunks)
+        if not total:
+            return Reply()
         bounds = sorted({round(total * hop / self.hops) for hop in range(1, self.hops + 1)} - {0})
         start, hop = 0, -1
         token = record.body.get("continuationToken") if isinstance(record.body, dict) else None

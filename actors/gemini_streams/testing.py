@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemini_streams.histories import Violation, check_history
 from gemini_streams.local_gemini import (
     Answer,
     Body,
@@ -29,6 +30,8 @@ __all__ = [
     "Reply",
     "RequestRecord",
     "StallUpload",
+    "Violation",
+    "check_history",
     "every_cut",
     "http_date",
     "trickle",
