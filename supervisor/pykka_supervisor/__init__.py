@@ -1,1 +1,112 @@
-"""Supervision for Pykka actors."""
+"""Erlang-style supervision for any Pykka actor.
+
+Actors that are restarted under the ref that everybody holds, supervisors with OTP's strategies,
+monitors, timers, and an orderly end of the process. See docs/supervisor.md.
+"""
+
+from .actor import Reply, SupervisedActor
+from .child import ChildSpec, ChildSpecLike, sibling
+from .dynamic import DynamicSupervisor, DynamicSupervisorRef
+from .errors import (
+    ActorKilledError,
+    AlreadyPresentError,
+    AlreadyStartedError,
+    ChildNotFoundError,
+    ChildRestartingError,
+    ChildRunningError,
+    IgnoreStart,
+    InvalidSpecError,
+    MaxChildrenError,
+    NameTakenError,
+    StartError,
+    StartTimeoutError,
+    SupervisorError,
+)
+from .exits import (
+    Abandoned,
+    Crash,
+    Exit,
+    Gone,
+    Killed,
+    NoProc,
+    Normal,
+    RemoteError,
+    Shutdown,
+    StartFailed,
+    is_abnormal,
+)
+from .incarnation import leaked_threads
+from .keeper import ChildCounts, ChildInfo, SupervisorRef
+from .mailbox import Mailbox
+from .monitor import Down, MonitorRef, demonitor, link, monitor
+from .names import whereis
+from .policy import GIVE_UP, Backoff, GiveUp
+from .process import SignalHandling, stop_on_signals
+from .ref import SupervisedRef, kill, root_of, supervisor_of
+from .supervisor import StaticSupervisorRef, Supervisor
+from .timers import SYSTEM_CLOCK, Clock, SystemClock, Timer, cancel_timer, send_after
+from .tree import Node, snapshot
+
+__all__ = [
+    "GIVE_UP",
+    "SYSTEM_CLOCK",
+    "Abandoned",
+    "ActorKilledError",
+    "AlreadyPresentError",
+    "AlreadyStartedError",
+    "Backoff",
+    "ChildCounts",
+    "ChildInfo",
+    "ChildNotFoundError",
+    "ChildRestartingError",
+    "ChildRunningError",
+    "ChildSpec",
+    "ChildSpecLike",
+    "Clock",
+    "Crash",
+    "Down",
+    "DynamicSupervisor",
+    "DynamicSupervisorRef",
+    "Exit",
+    "GiveUp",
+    "Gone",
+    "IgnoreStart",
+    "InvalidSpecError",
+    "Killed",
+    "Mailbox",
+    "MaxChildrenError",
+    "MonitorRef",
+    "NameTakenError",
+    "NoProc",
+    "Node",
+    "Normal",
+    "RemoteError",
+    "Reply",
+    "Shutdown",
+    "SignalHandling",
+    "StartError",
+    "StartFailed",
+    "StartTimeoutError",
+    "StaticSupervisorRef",
+    "SupervisedActor",
+    "SupervisedRef",
+    "Supervisor",
+    "SupervisorError",
+    "SupervisorRef",
+    "SystemClock",
+    "Timer",
+    "cancel_timer",
+    "demonitor",
+    "is_abnormal",
+    "kill",
+    "leaked_threads",
+    "link",
+    "monitor",
+    "root_of",
+    "send_after",
+    "sibling",
+    "snapshot",
+    "stop_on_signals",
+    "supervisor_of",
+    "whereis",
+]

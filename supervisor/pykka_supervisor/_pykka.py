@@ -1,0 +1,189 @@
+"""All that is used of Pykka beyond its documented interface, in one place.
+
+`PRIVATE_HOOKS` lists each name and where it lives; `missing_hooks()` says which of them the
+installed Pykka no longer has, so that a new version that moves one fails a test that names it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import pykka
+from pykka import _actor as _pykka_actor
+from pykka import messages
+from pykka._envelope import Envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "PRIVATE_HOOKS",
+    "ActorStop",
+    "Envelope",
+    "called_from_stop_all",
+    "create_future",
+    "forget_all_actors_after_fork",
+    "handle_proxy_message",
+    "missing_hooks",
+    "new_stop",
+    "overrides_dispatch",
+    "own_threads",
+    "point_ref_at",
+    "referenced_actor",
+    "runs_pykkas_own_loop",
+    "unregister",
+]
+
+ActorStop: Final = messages._ActorStop  # noqa: SLF001
+"""The message by which Pykka asks an actor to stop."""
+
+PRIVATE_HOOKS: Final[dict[str, tuple[object, str]]] = {
+    "pykka._envelope.Envelope.message": (Envelope, "message"),
+    "pykka._envelope.Envelope.reply_to": (Envelope, "reply_to"),
+    "pykka.messages._ActorStop": (messages, "_ActorStop"),
+    "pykka.Actor._handle_receive": (pykka.Actor, "_handle_receive"),
+    "pykka.Actor._actor_loop": (pykka.Actor, "_actor_loop"),
+    "pykka.Actor._create_actor_inbox": (pykka.Actor, "_create_actor_inbox"),
+    "pykka.Actor._create_future": (pykka.Actor, "_create_future"),
+    "pykka.ThreadingActor._start_actor_loop": (pykka.ThreadingActor, "_start_actor_loop"),
+    "pykka.ActorRegistry._actor_refs": (pykka.ActorRegistry, "_actor_refs"),
+    "pykka.ActorRegistry._actor_refs_lock": (pykka.ActorRegistry, "_actor_refs_lock"),
+    "threading.Thread._target": (threading.Thread(target=int), "_target"),
+}
+
+
+class _Bare(pykka.ThreadingActor):
+    """An actor to look at: what does `Actor.__init__` set, and what does a ref hold?"""
+
+
+def missing_hooks() -> list[str]:
+    """The names of the private hooks that the installed Pykka does not have."""
+    missing = [name for name, (owner, attribute) in PRIVATE_HOOKS.items() if not hasattr(owner, attribute)]
+    actor = _Bare()
+    if not isinstance(actor.__dict__.get("_actor_ref"), pykka.ActorRef):
+        missing.append("pykka.Actor._actor_ref, set by Actor.__init__")
+    if next(reversed(actor.__dict__)) != "_actor_ref":
+        missing.append("pykka.Actor._actor_ref, set last by Actor.__init__")
+    if referenced_actor(actor.actor_ref) is not actor:
+        missing.append("pykka.ActorRef._actor_weakref (from 4.4.2) or ._actor (before)")
+    if not hasattr(_pykka_actor.ActorRegistry.stop_all, "__func__"):
+        missing.append("pykka.ActorRegistry.stop_all, a class method")
+    return missing
+
+
+def create_future(actor_class: type[pykka.Actor]) -> pykka.Future[Any]:
+    """The future in which an actor of this class answers."""
+    return actor_class._create_future()  # noqa: SLF001
+
+
+def new_stop(reply_to: pykka.Future[Any] | None = None) -> Envelope[Any]:
+    """An envelope that asks an actor to stop."""
+    return Envelope(ActorStop(), reply_to)
+
+
+def handle_proxy_message(actor: pykka.Actor, message: Any) -> Any:
+    """Let Pykka itself handle one of its proxy messages; the answer is the proxy call's."""
+    return actor._handle_receive(message)  # noqa: SLF001
+
+
+def overrides_dispatch(actor_class: type[pykka.Actor]) -> bool:
+    """Whether a class has its own `_handle_receive`, so that it must see each message."""
+    return actor_class._handle_receive is not pykka.Actor._handle_receive  # noqa: SLF001
+
+
+def runs_pykkas_own_loop(actor_class: type[pykka.Actor]) -> bool:
+    """Whether the thread of such an actor is one `Thread` whose target is its `_actor_loop`."""
+    return (
+        issubclass(actor_class, pykka.ThreadingActor)
+        and actor_class._start_actor_loop is pykka.ThreadingActor._start_actor_loop  # noqa: SLF001
+        and actor_class._actor_loop is pykka.Actor._actor_loop  # noqa: SLF001
+    )
+
+
+def own_threads() -> dict[int, threading.Thread]:
+    """The live threads that run a Pykka actor's loop, by the `id()` of the actor."""
+    found: dict[int, threading.Thread] = {}
+    for thread in threading.enumerate():
+        owner = getattr(getattr(thread, "_target", None), "__self__", None)
+        if isinstance(owner, pykka.Actor):
+            found[id(owner)] = thread
+    return found
+
+
+def referenced_actor(ref: pykka.ActorRef[Any]) -> pykka.Actor | None:
+    """The actor behind a ref; None once it has been collected."""
+    weak = getattr(ref, "_actor_weakref", None)
+    if weak is not None:
+        return cast("pykka.Actor | None", weak())
+    return cast("pykka.Actor | None", getattr(ref, "_actor", None))
+
+
+def point_ref_at(ref: pykka.ActorRef[Any], actor: pykka.Actor) -> None:
+    """Make a ref's proxies look at another instance: `_actor_weakref` from 4.4.2 on, `_actor` before."""
+    if hasattr(ref, "_actor_weakref"):
+        ref._actor_weakref = weakref.ref(actor)  # noqa: SLF001
+    else:
+        ref._actor = actor  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+_TAIL: Final = 256
+
+
+def unregister(ref: pykka.ActorRef[Any]) -> None:
+    """Take a ref out of Pykka's registry; nothing happens where it is not in.
+
+    The registry is a list. Pykka's own `unregister` walks it twice from its head, comparing in
+    Python's C code; this walks its tail first, where the short-lived are, and the whole at most
+    once. It stays O(n) for an old actor among many: 5,000 entries cost some 30 µs, and they are
+    spent in the thread of the actor that ends.
+    """
+    registry = pykka.ActorRegistry
+    with registry._actor_refs_lock:  # noqa: SLF001
+        refs = registry._actor_refs  # noqa: SLF001
+        try:
+            del refs[refs.index(ref, max(0, len(refs) - _TAIL))]
+        except ValueError:
+            try:
+                refs.remove(ref)
+            except ValueError:
+                return
+
+
+_STOP_ALL: Final = pykka.ActorRegistry.stop_all.__func__.__code__  # type: ignore[attr-defined]
+
+
+def called_from_stop_all() -> bool:
+    """Whether a ref's `stop()` was called by `ActorRegistry.stop_all()`.
+
+    `stop_all` calls the refs' public `stop()` and leaves no other trace than its frame, a few above:
+    its list comprehension may lie between, and a subclass's `stop()`.
+    """
+    frame = sys._getframe(1)  # noqa: SLF001
+    for _ in range(6):
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+        if frame.f_code is _STOP_ALL:
+            return True
+    return False
+
+
+def forget_all_actors_after_fork() -> Iterable[pykka.ActorRef[Any]]:
+    """In a forked child: empty the registry, mark each of its actors as stopped, and return their refs.
+
+    Their threads exist in the parent only. The registry's lock may be held by one of those, so it is
+    replaced.
+    """
+    registry = pykka.ActorRegistry
+    registry._actor_refs_lock = threading.RLock()  # noqa: SLF001
+    refs = registry._actor_refs[:]  # noqa: SLF001
+    registry._actor_refs.clear()  # noqa: SLF001
+    for ref in refs:
+        stopped = ref.actor_stopped
+        # Its lock, too, may have been held by a thread that is not here.
+        stopped.__init__()  # type: ignore[misc]
+        stopped.set()
+    return refs

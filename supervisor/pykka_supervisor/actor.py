@@ -1,0 +1,214 @@
+"""`SupervisedActor`: a Pykka actor whose every way of death is noticed exactly once.
+
+It is a `pykka.ThreadingActor` in all that Pykka documents: `on_start`, `on_receive`, `on_stop`,
+`on_failure`, proxies, futures, the registry. What differs:
+
+- Its thread is a daemon's. One `atexit` hook ends what still runs.
+- `SystemExit`, `KeyboardInterrupt` and the like raised in it end it alone, with `on_failure`;
+  Pykka would stop every actor of the process.
+- Its ref goes on working when a supervisor restarts it, and its inbox with it.
+- What Pykka would log as a traceback becomes a structured report.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+
+import pykka
+
+from .exits import StartFailed
+from .incarnation import Cell, Incarnation, answer, answer_exception
+from .mailbox import Mailbox
+from .ref import SupervisedRef
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Reply", "SupervisedActor", "supervised_class"]
+
+T = TypeVar("T")
+
+
+class Reply(Generic[T]):
+    """The answer to an ask, given later, from any thread, once.
+
+    Both methods say whether this call was the one that answered. When the incarnation that deferred
+    it dies first, the asker gets `pykka.ActorDeadError`.
+    """
+
+    __slots__ = ("_incarnation", "_reply_to")
+
+    def __init__(self, incarnation: Incarnation, reply_to: pykka.Future[Any] | None) -> None:
+        self._incarnation = incarnation
+        self._reply_to = reply_to
+
+    def set(self, value: T) -> bool:
+        """Answer; False where it was answered before, or the asker is gone."""
+        reply_to = self._take()
+        if reply_to is None:
+            return False
+        answer(reply_to, value)
+        return True
+
+    def set_exception(self, error: BaseException) -> bool:
+        """Let the asker's `get()` raise this."""
+        return self.set_exc_info((type(error), error, error.__traceback__))
+
+    def set_exc_info(
+        self,
+        exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
+    ) -> bool:
+        """The same in the form of `sys.exc_info()`."""
+        reply_to = self._take()
+        if reply_to is None:
+            return False
+        answer_exception(reply_to, exc_info)
+        return True
+
+    def _take(self) -> pykka.Future[Any] | None:
+        deferred = self._incarnation.deferred
+        if deferred is None:
+            return None
+        try:
+            deferred.remove(self)
+        except KeyError:
+            return None
+        return self._reply_to
+
+
+class SupervisedActor(pykka.ThreadingActor):
+    """The base class for actors that are supervised, or that may be monitored in full."""
+
+    use_daemon_thread: ClassVar[bool] = True
+
+    ref_class: ClassVar[type[SupervisedRef[Any]]] = SupervisedRef
+    """A subclass of `SupervisedRef` gives this actor's refs methods of their own."""
+
+    @classmethod
+    def start(cls, *args: Any, **kwargs: Any) -> SupervisedRef[Self]:
+        """Start it on its own, without a supervisor, as `pykka.Actor.start` does.
+
+        Like Pykka's, it returns while `on_start` may still be running, so that an `on_start` may
+        talk to its starter; a failure of `on_start` is then a `Down(StartFailed)` to whoever monitors
+        it and a report. A supervisor's start waits, and raises it.
+        """
+        cell = Cell(cls, cls)
+        try:
+            cell.launch(args, kwargs)
+        except BaseException as error:
+            cell.finish(StartFailed.of(error))
+            raise
+        return cast("SupervisedRef[Self]", cell.ref)
+
+    def stop(self) -> None:
+        """Stop it after the messages that are in its inbox now, from its own thread or any other."""
+        self._cell.ref.request_stop()
+
+    def interrupt(self) -> None:
+        """May be implemented: free whatever the actor waits on.
+
+        Called in the *sender's* thread when a stop or a kill is queued, while the actor may be in
+        the middle of anything; it may be called several times. It must not block.
+        """
+
+    @property
+    def retired(self) -> bool:
+        """Whether this incarnation has been killed, abandoned, replaced or told to end at once.
+
+        A handler that runs long may look at it and return. What it still does is not undone.
+        """
+        incarnation = self._incarnation
+        return incarnation is not None and incarnation.retired
+
+    def defer_reply(self) -> Reply[Any]:
+        """Answer the ask that is being handled later; in a handler, in the actor's thread.
+
+        What the handler returns is then not the answer; what it raises is, if it is not answered
+        yet. For a message that was told, and for a second call, the reply leads nowhere.
+        """
+        incarnation = self._incarnation
+        if incarnation is None:
+            raise RuntimeError("defer_reply() is for handlers")
+        reply_to, incarnation.reply_to = incarnation.reply_to, None
+        reply: Reply[Any] = Reply(incarnation, reply_to)
+        if reply_to is not None:
+            if incarnation.deferred is None:
+                incarnation.deferred = set()
+            incarnation.deferred.add(reply)
+            incarnation.deferring = reply
+        return reply
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Clean up after a crash or a kill, in the actor's thread, after its children have ended.
+
+        As Pykka's, which has no kill: for that the exception is an `ActorKilledError`, unless the
+        kill's `interrupt()` made a handler raise something else. It is not called for an incarnation
+        that was abandoned.
+        """
+        super().on_failure(exception_type, exception_value, traceback)
+
+    # -- private
+
+    _incarnation: Incarnation | None = None
+
+    @property
+    def _cell(self) -> Cell:
+        cell: Cell | None = self.__dict__.get("_own_cell")
+        if cell is None:
+            # Built by hand, without a start.
+            cell = self.__dict__["_own_cell"] = Cell(type(self), type(self))
+        return cell
+
+    @property
+    def _actor_ref(self) -> SupervisedRef[Any]:  # type: ignore[override]
+        return cast("SupervisedRef[Any]", self.__dict__["_supervised_ref"])
+
+    @_actor_ref.setter
+    def _actor_ref(self, _pykkas_own: pykka.ActorRef[Any]) -> None:
+        # The last thing that Pykka's Actor.__init__ does; the rest of a subclass's __init__ already
+        # sees the ref, the inbox and the URN that it will keep.
+        self.__dict__["_supervised_ref"] = self._cell.adopt(self)
+
+    @staticmethod
+    def _create_actor_inbox() -> Mailbox:
+        return Mailbox()
+
+    def _start_actor_loop(self) -> None:
+        raise TypeError("a supervised actor is started by start(), or by its supervisor")
+
+    def _wind_down(self) -> None:
+        """What a supervisor does before its own hooks: end its children."""
+
+    def _abandoned(self) -> None:
+        """What is done for a supervisor whose thread was left behind, in another thread."""
+
+    def _children_allowance(self) -> float | None:
+        """Seconds that ending the children may take; None: no limit."""
+        return 0.0
+
+
+def supervised_class(actor_class: type[pykka.ThreadingActor]) -> type[SupervisedActor]:
+    """The class that is run for an actor class: itself, or a subclass of any other `ThreadingActor`.
+
+    The subclass puts `SupervisedActor` between the class and Pykka, and keeps its name.
+    """
+    if issubclass(actor_class, SupervisedActor):
+        return actor_class
+    for subclass in actor_class.__subclasses__():
+        if subclass.__dict__.get("_supervises") is actor_class:
+            return cast("type[SupervisedActor]", subclass)
+    namespace = {
+        "__module__": actor_class.__module__,
+        "__qualname__": actor_class.__qualname__,
+        "__doc__": actor_class.__doc__,
+        "_supervises": actor_class,
+    }
+    return cast(
+        "type[SupervisedActor]",
+        type(actor_class)(actor_class.__name__, (actor_class, SupervisedActor), namespace),
+    )

@@ -1,0 +1,150 @@
+"""`ChildSpec`: how a child is started, restarted and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import pykka
+
+from .errors import InvalidSpecError
+from .policy import Backoff, Decision, RestartType
+
+__all__ = ["ChildSpec", "ChildSpecLike", "Sibling", "as_child_spec", "resolve_siblings", "sibling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """See `sibling`."""
+
+    id: str
+
+
+def sibling(child_id: str) -> Any:
+    """Among the arguments of a child: becomes the ref of that earlier child of the same supervisor.
+
+    It is looked up at each start, so after a restart of the earlier one too. A start with a sibling
+    that does not run, or comes later, fails.
+    """
+    return Sibling(child_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """How a child is started, restarted and ended. All times are seconds.
+
+    - `actor_class`, `args`, `kwargs`: what is started, each time. Any `pykka.ThreadingActor`.
+    - `id`: unique among the children of a `Supervisor`; the class's name by default. A
+      `DynamicSupervisor` needs none.
+    - `restart`: `permanent` always, `transient` after an abnormal end, `temporary` never.
+    - `shutdown`: how long it may take to end in order; then it is killed, and abandoned if that does
+      not help. None: for ever. 0: it is killed at once. A supervisor gets, on top of its own, what
+      its children are allowed.
+    - `type`: `worker` or `supervisor`; for `count_children`, and taken from the class if it is one.
+    - `significant`: its end by itself counts for its supervisor's `auto_shutdown`.
+    - `start_timeout`: how long `__init__` and `on_start` may take before the thread is abandoned. The
+      supervisor waits for it, as OTP's does. None: it does not wait, and a failure of `on_start` is an
+      end like any other.
+    - `hang_after`: a single message that takes longer than this has the incarnation abandoned and
+      replaced. How much waits in the inbox plays no part.
+    - `backoff`: how long to wait before a restart. Or a function from the reason to seconds or
+      `GIVE_UP`, called in the supervisor's thread; then no intensity is counted for this child. An
+      exception in it is reported, and gives up.
+    - `crash_on`: `"any"`: an exception that is answered to an ask or a proxy call also ends the actor,
+      as OTP has it; `"tell"` is Pykka's rule.
+    - `name`: for `whereis`; held through restarts.
+    - `max_buffered`: how many messages may wait while it is restarted; what comes then is a dead
+      letter. None: as many as come.
+
+    After OTP's `child_spec()`; `start_timeout`, `hang_after`, `backoff`, `crash_on`, `name` and
+    `max_buffered` are not OTP's.
+    """
+
+    actor_class: type[pykka.ThreadingActor]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] | None = None
+    id: str | None = field(default=None, kw_only=True)
+    restart: RestartType = field(default="permanent", kw_only=True)
+    shutdown: float | None = field(default=5.0, kw_only=True)
+    type: Literal["worker", "supervisor"] = field(default="worker", kw_only=True)
+    significant: bool = field(default=False, kw_only=True)
+    start_timeout: float | None = field(default=5.0, kw_only=True)
+    hang_after: float | None = field(default=None, kw_only=True)
+    backoff: Backoff | Decision | None = field(default=None, kw_only=True)
+    crash_on: Literal["tell", "any"] = field(default="tell", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    max_buffered: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        cls = self.actor_class
+        if not (isinstance(cls, type) and issubclass(cls, pykka.ThreadingActor)):
+            raise InvalidSpecError(f"a child's class must be a pykka.ThreadingActor, not {cls!r}")
+        _check(self.restart in ("permanent", "transient", "temporary"), "restart", self.restart)
+        _check(self.type in ("worker", "supervisor"), "type", self.type)
+        _check(self.crash_on in ("tell", "any"), "crash_on", self.crash_on)
+        _check(self.shutdown is None or self.shutdown >= 0, "shutdown", self.shutdown)
+        _check(self.start_timeout is None or self.start_timeout > 0, "start_timeout", self.start_timeout)
+        _check(self.hang_after is None or self.hang_after > 0, "hang_after", self.hang_after)
+        _check(self.max_buffered is None or self.max_buffered >= 0, "max_buffered", self.max_buffered)
+        _check(
+            self.backoff is None or isinstance(self.backoff, Backoff) or callable(self.backoff),
+            "backoff",
+            self.backoff,
+        )
+        if self.significant and self.restart == "permanent":
+            raise InvalidSpecError("a permanent child cannot be significant: it never ends by itself")
+        if getattr(cls, "_is_supervisor", False):
+            object.__setattr__(self, "type", "supervisor")
+
+    @property
+    def key(self) -> str:
+        """The `id`, or the name of the class."""
+        return self.id or self.actor_class.__name__
+
+
+ChildSpecLike: TypeAlias = (
+    "ChildSpec | type[pykka.ThreadingActor] | tuple[type[Any], Mapping[str, Any]] | Any"
+)
+"""A `ChildSpec`; an actor class; `(class, kwargs)`; or anything with a `child_spec()`."""
+
+
+def as_child_spec(child: ChildSpecLike) -> ChildSpec:
+    """Make a `ChildSpec` of whatever a list of children may hold.
+
+    Raises InvalidSpecError. A class that has a `child_spec()` is asked for it, with the kwargs.
+    """
+    if isinstance(child, ChildSpec):
+        return child
+    kwargs: Mapping[str, Any] = {}
+    if isinstance(child, tuple):
+        if len(child) != 2 or not isinstance(child[1], Mapping):
+            raise InvalidSpecError(f"a child given as a tuple must be (class, kwargs), not {child!r}")
+        child, kwargs = child
+    make: Callable[..., Any] | None = getattr(child, "child_spec", None)
+    if make is not None:
+        spec = make(**kwargs)
+        if not isinstance(spec, ChildSpec):
+            raise InvalidSpecError(f"child_spec() of {child!r} returned {spec!r}")
+        return spec
+    if isinstance(child, type):
+        return ChildSpec(child, kwargs=kwargs)
+    raise InvalidSpecError(f"{child!r} is no child specification")
+
+
+def resolve_siblings(
+    spec: ChildSpec,
+    find: Callable[[str], pykka.ActorRef[Any]],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a start, with each `sibling(...)` replaced by what `find` gives."""
+
+    def resolved(values: Iterable[Any]) -> Iterable[Any]:
+        return (find(value.id) if isinstance(value, Sibling) else value for value in values)
+
+    kwargs = spec.kwargs or {}
+    return tuple(resolved(spec.args)), dict(zip(kwargs, resolved(kwargs.values()), strict=True))
+
+
+def _check(valid: bool, option: str, value: object) -> None:  # noqa: FBT001
+    if not valid:
+        raise InvalidSpecError(f"{option} cannot be {value!r}")

@@ -1,0 +1,84 @@
+"""What can be refused. All under `SupervisorError`; an exception of the child's own start is raised as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pykka
+
+__all__ = [
+    "ActorKilledError",
+    "AlreadyPresentError",
+    "AlreadyStartedError",
+    "ChildNotFoundError",
+    "ChildRestartingError",
+    "ChildRunningError",
+    "IgnoreStart",
+    "InvalidSpecError",
+    "MaxChildrenError",
+    "NameTakenError",
+    "StartError",
+    "StartTimeoutError",
+    "SupervisorError",
+]
+
+
+class SupervisorError(Exception):
+    """The base of this package's errors."""
+
+
+class InvalidSpecError(SupervisorError, ValueError):
+    """A child specification, or a supervisor's options, cannot be right."""
+
+
+class StartError(SupervisorError):
+    """An actor could not be started; the cause is chained where there is one."""
+
+
+class StartTimeoutError(StartError, TimeoutError):
+    """`on_start` took longer than `start_timeout`; its thread has been abandoned."""
+
+
+class NameTakenError(StartError, ValueError):
+    """Another live actor has this name."""
+
+
+class AlreadyStartedError(SupervisorError):
+    """A child of this id runs; `ref` is its ref. OTP: `already_started`."""
+
+    def __init__(self, child_id: str, ref: pykka.ActorRef[Any]) -> None:
+        super().__init__(f"a child with id {child_id!r} runs already")
+        self.ref = ref
+
+
+class AlreadyPresentError(SupervisorError):
+    """A child of this id is known but does not run; see `restart_child`. OTP: `already_present`."""
+
+
+class ChildNotFoundError(SupervisorError, LookupError):
+    """There is no such child. OTP: `not_found`."""
+
+
+class ChildRunningError(SupervisorError):
+    """The child runs. OTP: `running`."""
+
+
+class ChildRestartingError(SupervisorError):
+    """The child waits for its restart. OTP: `restarting`."""
+
+
+class MaxChildrenError(SupervisorError):
+    """The dynamic supervisor has `max_children` already. Elixir: `max_children`."""
+
+
+class IgnoreStart(Exception):  # noqa: N818
+    """Raised by `__init__` or `on_start` of a child that is not needed: no error, no actor. OTP: `ignore`."""
+
+
+class ActorKilledError(BaseException):
+    """What `on_failure` gets of an actor that was killed; it is never raised."""
+
+
+def dead(who: object) -> pykka.ActorDeadError:
+    """Pykka's error for a ref whose actor is no more, in Pykka's words."""
+    return pykka.ActorDeadError(f"{who} not found")

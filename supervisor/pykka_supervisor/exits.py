@@ -1,0 +1,148 @@
+"""Why an actor ended.
+
+`Normal` and `Shutdown` are orderly: a transient child is not restarted after them. All others are
+abnormal. Reasons are immutable, compare by value and pickle.
+
+After OTP: `normal`, `shutdown`, `killed`, `noproc`, and any other term for a crash.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from dataclasses import dataclass, field
+
+__all__ = [
+    "Abandoned",
+    "Crash",
+    "Exit",
+    "Gone",
+    "Killed",
+    "NoProc",
+    "Normal",
+    "RemoteError",
+    "Shutdown",
+    "StartFailed",
+    "is_abnormal",
+]
+
+
+class RemoteError(Exception):
+    """Stands for an exception that could not be pickled; its text is the original's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The base of all reasons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normal(Exit):
+    """It stopped itself, or was asked to by `ref.stop()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown(Exit):
+    """Its supervisor ended it in order, or a supervisor ended itself: intensity, `auto_shutdown`."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Killed(Exit):
+    """`kill(ref)`, or it outlasted its `shutdown` and then returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned(Exit):
+    """It did not end within its limit; its thread was left behind and will find nothing to do."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoProc(Exit):
+    """There was no actor to monitor: it was dead already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone(Exit):
+    """A plain Pykka actor that nobody supervises has ended; Pykka does not say why.
+
+    `zombie`: its thread ended while `is_alive()` went on saying True.
+    """
+
+    zombie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Crash(Exit):
+    """An exception left a handler, `on_stop` or, on a tell, `on_receive`.
+
+    `exception` has no traceback of its own any more: its frames would keep the dead actor in
+    memory. `cause` is one line, `trace` the traceback as text. Two crashes are equal when the type
+    and text of what was raised are.
+    """
+
+    exception: BaseException | None = field(compare=False)
+    cause: str
+    trace: str = field(default="", compare=False, repr=False)
+
+    @classmethod
+    def of(cls, exception: BaseException) -> Crash:
+        """The reason for an exception that has just been caught."""
+        cause = _one_line(exception)
+        trace = _trace(exception)
+        exception.__traceback__ = None
+        return cls(exception, cause, trace)
+
+    def __reduce__(self) -> tuple[type[Crash], tuple[BaseException | None, str, str]]:
+        return Crash, (_picklable(self.exception, self.cause), self.cause, self.trace)
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed(Exit):
+    """`__init__` or `on_start` raised, took longer than `start_timeout`, or no thread could be started."""
+
+    exception: BaseException | None = field(compare=False)
+    cause: str
+    trace: str = field(default="", compare=False, repr=False)
+
+    @classmethod
+    def of(cls, exception: BaseException) -> StartFailed:
+        """The reason for an exception; its traceback is kept, for whoever raises it again."""
+        return cls(exception, _one_line(exception), _trace(exception))
+
+    def __reduce__(self) -> tuple[type[StartFailed], tuple[BaseException | None, str, str]]:
+        return StartFailed, (_picklable(self.exception, self.cause), self.cause, self.trace)
+
+
+def is_abnormal(reason: Exit) -> bool:
+    """Whether a transient child is restarted after it."""
+    return not isinstance(reason, (Normal, Shutdown))
+
+
+def _one_line(exception: BaseException) -> str:
+    try:
+        text = str(exception)
+    except BaseException:  # noqa: BLE001
+        text = "<its __str__ raised>"
+    name = type(exception).__qualname__
+    return f"{name}: {text}" if text else name
+
+
+def _trace(exception: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exception))
+    except BaseException:  # noqa: BLE001
+        return ""
+
+
+def _picklable(exception: BaseException | None, cause: str) -> BaseException | None:
+    if exception is None:
+        return None
+    try:
+        pickle.loads(pickle.dumps(exception))  # noqa: S301
+    except Exception:  # noqa: BLE001
+        return RemoteError(cause)
+    return exception

@@ -1,0 +1,738 @@
+r"""The life of a supervised actor: a cell that lasts, and the incarnations that live in it.
+
+Theory of operation
+-------------------
+A `Cell` is what a ref points at: URN, inbox, `actor_stopped`, monitors, who supervises it. It lasts
+until the actor is not restarted any more; then `finish()` closes the inbox, once.
+
+An `Incarnation` is one instance of the actor class in one thread. However that thread's body is
+left, `Cell.ended()` runs in it exactly once: that `finally` is what makes one `Down` of every way
+to die. An incarnation that does not end in time is *abandoned*: it is retired from the inbox, what
+waits for it is told so, and when its thread comes back at last it finds nothing to do and no hook
+of the actor is called any more.
+
+    launched -> started -> ended            by itself, stopped, crashed or killed
+            \\-> ended       \\-> abandoned   somebody else's decision; the thread may still run
+
+What an incarnation that is being ended shall die of stands in `order`. Two ways to end one: a stop
+that waits its turn in the inbox, as Pykka's does, and `command()`, which overtakes the inbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import pykka
+from pykka import messages
+
+from . import _pykka, names
+from ._pykka import Envelope
+from .errors import ActorKilledError, IgnoreStart, StartError
+from .exits import Abandoned, Crash, Exit, Killed, Normal, Shutdown, StartFailed, is_abnormal
+from .log import get_logger
+from .mailbox import PARKED, Mailbox, Receiver
+from .policy import RestartType, wants_restart
+from .timers import SYSTEM_CLOCK, Clock, Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Literal
+
+    from .actor import Reply, SupervisedActor
+    from .ref import SupervisedRef
+
+__all__ = ["Cell", "Incarnation", "Internal", "current_incarnation", "leaked_threads", "report"]
+
+_log = get_logger("pykka_supervisor")
+
+DEFAULT_SHUTDOWN: Final = 5.0
+"""Seconds; OTP's default for a worker."""
+
+KILL_GRACE: Final = 0.1
+"""Seconds that a thread gets to return after its incarnation has outlasted its `shutdown`."""
+
+
+class _Current(threading.local):
+    incarnation: Incarnation | None = None
+
+
+_current = _Current()
+_numbers = itertools.count()
+_leaked: set[Incarnation] = set()
+
+
+def current_incarnation() -> Incarnation | None:
+    """The supervised actor in whose thread this is called."""
+    return _current.incarnation
+
+
+def leaked_threads() -> list[str]:
+    """The names of the threads that were abandoned and still run, in the whole process."""
+    return sorted(incarnation.thread.name for incarnation in tuple(_leaked) if incarnation.thread.is_alive())
+
+
+def leaked_in(cell: Cell) -> int:
+    """How many abandoned threads of this actor still run."""
+    return sum(incarnation.cell is cell for incarnation in tuple(_leaked))
+
+
+def report(
+    supervisor: object,
+    context: str,
+    reason: object,
+    *,
+    offender: Mapping[str, Any],
+    error: bool = True,
+) -> None:
+    """One structured line in the form of OTP's supervisor reports."""
+    fields: dict[str, Any] = {
+        "supervisor": str(supervisor) if supervisor is not None else None,
+        "context": context,
+        "reason": reason,
+        "offender": dict(offender),
+    }
+    trace = getattr(reason, "trace", "")
+    if trace:
+        fields["trace"] = trace
+    (_log.error if error else _log.info)("supervisor_report", **fields)
+
+
+class Internal:
+    """A message between this package's own actors: it is delivered, not given to `on_receive`."""
+
+    __slots__ = ()
+
+    def deliver(self, actor: Any) -> Any:
+        """Do what it asks for, in the actor's thread; the result answers an ask."""
+        raise NotImplementedError
+
+
+class ChildEnded(Internal):
+    """To a supervisor: an incarnation of a child has ended or been abandoned; its `reason` says why."""
+
+    __slots__ = ("incarnation",)
+
+    def __init__(self, incarnation: Incarnation) -> None:
+        self.incarnation = incarnation
+
+    def deliver(self, actor: Any) -> None:
+        """Let the supervisor decide."""
+        actor._on_child_end(self.incarnation)  # noqa: SLF001
+
+
+_PLAIN: Final = 0
+_PROXY: Final = 1
+_STOP: Final = 2
+_BATCH: Final = 3
+_INTERNAL: Final = 4
+
+
+def _kind_of(message_class: type[Any]) -> int:
+    if issubclass(message_class, _pykka.ActorStop):
+        return _STOP
+    if issubclass(message_class, (messages.ProxyCall, messages.ProxyGetAttr, messages.ProxySetAttr)):
+        return _PROXY
+    if issubclass(message_class, Internal):
+        return _INTERNAL
+    if getattr(message_class, "__actor_batch__", False) is True:
+        return _BATCH
+    return _PLAIN
+
+
+class Cell:
+    """What outlives an actor's incarnations; see the module's text."""
+
+    __slots__ = (
+        "__weakref__",
+        "actor_class",
+        "clock",
+        "crash_on",
+        "generation",
+        "incarnation",
+        "interruptible",
+        "last_reason",
+        "lock",
+        "mailbox",
+        "max_buffered",
+        "monitors",
+        "name",
+        "reason",
+        "ref",
+        "restart",
+        "run_class",
+        "shutdown",
+        "stopped",
+        "supervisor",
+        "urn",
+    )
+
+    mailbox: Mailbox
+    stopped: threading.Event
+    urn: str
+    ref: SupervisedRef[Any]
+
+    def __init__(
+        self,
+        actor_class: type[pykka.ThreadingActor],
+        run_class: type[SupervisedActor],
+        *,
+        supervisor: Cell | None = None,
+        restart: RestartType = "temporary",
+        shutdown: float | None = DEFAULT_SHUTDOWN,
+        crash_on: Literal["tell", "any"] = "tell",
+        clock: Clock = SYSTEM_CLOCK,
+        max_buffered: int | None = None,
+    ) -> None:
+        self.actor_class = actor_class
+        self.run_class = run_class
+        self.supervisor = supervisor
+        self.restart: RestartType = restart
+        self.shutdown = shutdown
+        self.crash_on = crash_on
+        self.clock = clock
+        self.max_buffered = max_buffered
+        self.interruptible = has_interrupt(actor_class)
+        self.lock = threading.Lock()
+        self.generation = 0
+        self.incarnation: Incarnation | None = None
+        self.monitors: list[Callable[[Exit, bool], None]] | None = None
+        self.name: str | None = None
+        self.reason: Exit | None = None
+        """Why it ended for good; None while it lives or will be restarted."""
+        self.last_reason: Exit | None = None
+
+    def __repr__(self) -> str:
+        return f"<Cell of {self}>"
+
+    def __str__(self) -> str:
+        return str(getattr(self, "ref", self.actor_class.__name__))
+
+    def is_referenced_by(self, ref: object) -> bool:
+        """Whether a ref is this actor's."""
+        return getattr(ref, "actor_urn", None) == self.urn
+
+    # -- birth
+
+    def adopt(self, actor: SupervisedActor) -> SupervisedRef[Any]:
+        """Make an instance this cell's; called by Pykka's `Actor.__init__`, for each incarnation.
+
+        The first one's inbox, URN and event become the cell's; each later one is given these.
+        """
+        try:
+            ref = self.ref
+        except AttributeError:
+            mailbox = actor.actor_inbox
+            if not isinstance(mailbox, Mailbox):
+                raise TypeError("a supervised actor's inbox must be a Mailbox") from None
+            self.mailbox = mailbox
+            self.urn = actor.actor_urn
+            self.stopped = actor.actor_stopped
+            ref = self.run_class.ref_class(actor)
+            ref.actor_class = self.actor_class
+            ref.bind(self)
+            mailbox.owner = ref
+            self.ref = ref
+            return ref
+        actor.actor_inbox = self.mailbox
+        actor.actor_urn = self.urn
+        actor.actor_stopped = self.stopped
+        _pykka.point_ref_at(ref, actor)
+        return ref
+
+    def launch(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        start_or_end: bool = False,
+    ) -> Incarnation:
+        """Build the next incarnation, in the caller's thread, and start its thread.
+
+        `start_or_end`: should its `on_start` fail, the cell ends with it. Raises what `__init__` raises, and
+        StartError where no thread can be started; the caller then decides about the cell.
+        """
+        actor = self.run_class.__new__(self.run_class, *args, **kwargs)
+        actor.__dict__["_own_cell"] = self
+        actor.__init__(*args, **kwargs)  # type: ignore[misc]
+        if "_supervised_ref" not in actor.__dict__:
+            raise StartError(f"{self.actor_class.__name__}.__init__ did not call super().__init__()")
+        incarnation = Incarnation(self, actor, self.generation + 1)
+        incarnation.start_or_end = start_or_end
+        actor.__dict__["_incarnation"] = incarnation
+        with self.lock:
+            if self.reason is not None:
+                raise StartError(f"{self} has ended")
+            self.generation += 1
+            self.incarnation = incarnation
+        if self.generation == 1:
+            pykka.ActorRegistry.register(self.ref)
+        self.mailbox.unbound()
+        try:
+            incarnation.thread.start()
+        except RuntimeError as error:
+            with self.lock:
+                self.incarnation = None
+            raise StartError(f"the thread of {self} could not be started: {error}") from error
+        return incarnation
+
+    # -- death
+
+    def ended(self, incarnation: Incarnation, reason: Exit) -> None:
+        """An incarnation's thread is about to end; runs in it, once."""
+        with self.lock:
+            incarnation.retired = True
+            incarnation.since = PARKED
+            if incarnation.abandoned:
+                late = True
+            else:
+                late = False
+                incarnation.reason = reason
+                self.last_reason = reason
+        if late:
+            _leaked.discard(incarnation)
+            incarnation.actor = None
+            _log.info("abandoned_thread_ended", actor=str(self), thread=incarnation.thread.name)
+            return
+        if incarnation.kill_timer is not None:
+            incarnation.kill_timer.cancel()
+        incarnation.fail_replies()
+        if incarnation.batch is not None:
+            with contextlib.suppress(pykka.ActorDeadError):
+                self.mailbox.unget(Envelope(incarnation.batch))
+        final = incarnation.final or (incarnation.start_or_end and not incarnation.started)
+        if final or self.supervisor is None or not wants_restart(self.restart, reason):
+            self.finish(reason)
+            if self.supervisor is None and is_abnormal(reason):
+                report(None, "child_terminated", reason, offender={"id": None, "ref": str(self)})
+        elif self.max_buffered is not None:
+            self.mailbox.bound(self.max_buffered)
+        self._tell_supervisor(incarnation, reason)
+        incarnation.answer_stops()
+
+    def abandon(self, incarnation: Incarnation, reason: Exit) -> bool:
+        """Leave an incarnation's thread behind; False when it has ended by itself.
+
+        What waits for its answers is told that it is dead; it takes nothing more from the inbox.
+        """
+        with self.lock:
+            if incarnation.reason is not None:
+                return False
+            incarnation.abandoned = True
+            incarnation.reason = reason
+            self.last_reason = reason
+            _leaked.add(incarnation)
+        incarnation.order = reason
+        incarnation.retire()
+        incarnation.fail_replies()
+        if incarnation.batch is not None:
+            with contextlib.suppress(pykka.ActorDeadError):
+                self.mailbox.unget(Envelope(incarnation.batch))
+        actor = incarnation.actor
+        if actor is not None:
+            actor._abandoned()  # noqa: SLF001
+        incarnation.answer_stops()
+        _log.warning("thread_abandoned", actor=str(self), thread=incarnation.thread.name, reason=reason)
+        return True
+
+    def finish(self, reason: Exit) -> bool:
+        """The actor ends for good, from any thread; False when it has ended before."""
+        with self.lock:
+            if self.reason is not None:
+                return False
+            self.reason = reason
+            self.last_reason = reason
+        if not hasattr(self, "ref"):
+            return True
+        left = self.mailbox.close()
+        names.release(self)
+        _pykka.unregister(self.ref)
+        self.stopped.set()
+        self._dispose(left)
+        self.notify(reason, restarting=False)
+        return True
+
+    def notify(self, reason: Exit, *, restarting: bool) -> None:
+        """Tell the monitors, once each, in the calling thread."""
+        with self.lock:
+            monitors, self.monitors = self.monitors, None
+        for monitor in monitors or ():
+            try:
+                monitor(reason, restarting)
+            except Exception as error:  # noqa: BLE001
+                _log.error("monitor_failed", actor=str(self), exc_info=error)
+
+    def _dispose(self, left: list[Envelope[Any]]) -> None:
+        for envelope in left:
+            message, reply_to = envelope.message, envelope.reply_to
+            if isinstance(message, _pykka.ActorStop):
+                if reply_to is not None:
+                    answer(reply_to, None)
+                continue
+            if not isinstance(message, Internal):
+                self.mailbox.dead_letters += 1
+            if reply_to is not None:
+                fail(reply_to, pykka.ActorDeadError(f"{self.ref} stopped before handling the message"))
+            if getattr(type(message), "__actor_batch__", False) is True:
+                try:
+                    message.discard()
+                except Exception as error:  # noqa: BLE001
+                    _log.error("batch_discard_failed", actor=str(self), exc_info=error)
+
+    # -- asked from outside
+
+    def kill(self) -> bool:
+        """End the present incarnation, from any thread; see `pykka_supervisor.kill`."""
+        incarnation = self.incarnation
+        if incarnation is None or incarnation.reason is not None:
+            return False
+        incarnation.command(Killed())
+        limit = self.allowance()
+        if limit is None:
+            return True
+
+        def check() -> None:
+            if incarnation.reason is None:
+                self.give_up_on(incarnation)
+
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending; nobody will ask any more
+            incarnation.kill_timer = self.clock.call_later(max(limit, KILL_GRACE), check)
+        return True
+
+    def give_up_on(self, incarnation: Incarnation) -> None:
+        """Abandon an incarnation that outlasts its limit, and let its supervisor, if any, decide."""
+        reason = Abandoned(f"it did not end within {self.shutdown} s of being killed")
+        if not self.abandon(incarnation, reason):
+            return
+        if self.supervisor is None:
+            self.finish(reason)
+            report(None, "shutdown_error", reason, offender={"id": None, "ref": str(self)})
+            return
+        if not wants_restart(self.restart, reason):
+            self.finish(reason)
+        self._tell_supervisor(incarnation, reason)
+
+    def _tell_supervisor(self, incarnation: Incarnation, reason: Exit) -> None:
+        if self.supervisor is None:
+            return
+        try:
+            self.supervisor.mailbox.put(Envelope(ChildEnded(incarnation)))
+        except pykka.ActorDeadError:
+            # Its supervisor is dead, and has ended or will end what it left.
+            self.finish(reason)
+
+    def allowance(self) -> float | None:
+        """Seconds that ending this actor in order may take, its children's included; None: no limit."""
+        incarnation = self.incarnation
+        actor = incarnation.actor if incarnation is not None else None
+        children = 0.0 if actor is None else actor._children_allowance()  # noqa: SLF001
+        if self.shutdown is None or children is None:
+            return None
+        return self.shutdown + children
+
+
+class Incarnation(Receiver):
+    """One instance of an actor class in one thread; see the module's text."""
+
+    __slots__ = (
+        "abandoned",
+        "actor",
+        "batch",
+        "cell",
+        "deferred",
+        "deferring",
+        "error",
+        "final",
+        "gate",
+        "generation",
+        "kill_timer",
+        "links",
+        "order",
+        "reason",
+        "reply_to",
+        "start_or_end",
+        "started",
+        "started_at",
+        "stop_as",
+        "stop_replies",
+        "thread",
+    )
+
+    def __init__(self, cell: Cell, actor: SupervisedActor, generation: int) -> None:
+        super().__init__(cell.mailbox, cell.clock.monotonic)
+        self.cell = cell
+        self.actor: SupervisedActor | None = actor
+        self.generation = generation
+        self.thread = threading.Thread(
+            target=self._run,
+            name=f"{cell.actor_class.__name__}-{next(_numbers)}",
+            daemon=True,
+        )
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.started = False
+        self.started_at = 0.0
+        self.final = False
+        self.start_or_end = False
+        self.abandoned = False
+        self.order: Exit | None = None
+        self.stop_as: Exit | None = None
+        self.reason: Exit | None = None
+        self.error: BaseException | None = None
+        self.reply_to: pykka.Future[Any] | None = None
+        self.batch: Any = None
+        self.deferred: set[Reply] | None = None
+        self.deferring: Reply | None = None
+        self.stop_replies: list[pykka.Future[Any]] | None = None
+        self.kill_timer: Timer | None = None
+        self.links: list[Callable[[], None]] | None = None
+
+    def is_current(self) -> bool:
+        """Whether nothing has ended or replaced it."""
+        return self.reason is None and self.cell.incarnation is self
+
+    def command(self, reason: Exit) -> None:
+        """End it before it takes another message, from any thread; what it waits on is interrupted."""
+        if self.order is None or is_abnormal(reason):
+            self.order = reason
+        self.retire()
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Call the actor's own `interrupt()`, in the caller's thread."""
+        actor = self.actor
+        if actor is None or not self.cell.interruptible:
+            return
+        try:
+            actor.interrupt()
+        except Exception as error:  # noqa: BLE001
+            _log.error("interrupt_failed", actor=str(self.cell), exc_info=error)
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait until the thread is gone, or has been abandoned; False at the time-out."""
+        if self.abandoned or self.thread is threading.current_thread():
+            return True
+        self.thread.join(timeout)
+        return self.abandoned or not self.thread.is_alive()
+
+    def open_gate(self) -> None:
+        """Wake whoever waits for the start."""
+        with contextlib.suppress(RuntimeError):
+            self.gate.release()
+
+    def fail_replies(self) -> None:
+        """Tell whoever waits for an answer of this incarnation that there will be none."""
+        reply_to, self.reply_to = self.reply_to, None
+        if reply_to is not None:
+            fail(reply_to, pykka.ActorDeadError(f"{self.cell} died while it handled the message"))
+        for reply in tuple(self.deferred or ()):
+            reply.set_exception(pykka.ActorDeadError(f"{self.cell} died before it answered"))
+
+    def answer_stops(self) -> None:
+        """Tell whoever asked it to stop that it has."""
+        replies, self.stop_replies = self.stop_replies, None
+        for reply_to in replies or ():
+            answer(reply_to, None)
+
+    # -- in its own thread
+
+    def _run(self) -> None:
+        _current.incarnation = self
+        reason: Exit = Killed()
+        try:
+            reason = self._live()
+        except BaseException as error:  # noqa: BLE001
+            reason = Crash.of(error)
+        finally:
+            try:
+                self.cell.ended(self, reason)
+            finally:
+                self.open_gate()
+                _current.incarnation = None
+                if self.cell.reason is not None:
+                    self.actor = None
+
+    def _live(self) -> Exit:
+        actor = self.actor
+        if actor is None:
+            return Killed()
+        self.since = self._monotonic()
+        try:
+            actor.on_start()
+        except BaseException as error:  # noqa: BLE001
+            self.error = error
+            self._wind_down(actor)
+            if self.order is not None:
+                return self.order
+            return Shutdown("ignore") if isinstance(error, IgnoreStart) else StartFailed.of(error)
+        self.started_at = self._monotonic()
+        self.started = True
+        self.open_gate()
+        try:
+            reason = self._receive(actor)
+        except BaseException as error:  # noqa: BLE001
+            if self.abandoned:
+                return Killed()
+            self.since = self._monotonic()
+            self._wind_down(actor)
+            self._hook(actor.on_failure, *sys.exc_info())
+            return self.order if self.order is not None else Crash.of(error)
+        if self.abandoned:
+            return reason
+        self.since = self._monotonic()
+        self._wind_down(actor)
+        if is_abnormal(reason):
+            killed = ActorKilledError(f"{self.cell} was killed")
+            self._hook(actor.on_failure, ActorKilledError, killed, None)
+            return reason
+        return self._hook(actor.on_stop) or reason
+
+    def _wind_down(self, actor: SupervisedActor) -> None:
+        """Before the hooks: what lives only by this actor ends."""
+        for end in self.links or ():
+            try:
+                end()
+            except Exception as error:  # noqa: BLE001
+                _log.error("link_failed", actor=str(self.cell), exc_info=error)
+        try:
+            actor._wind_down()  # noqa: SLF001
+        except Exception as error:  # noqa: BLE001
+            _log.error("wind_down_failed", actor=str(self.cell), exc_info=error)
+
+    def _hook(self, hook: Callable[..., None], *args: Any) -> Crash | None:
+        """Run `on_stop` or `on_failure`; nothing that it raises escapes."""
+        try:
+            hook(*args)
+        except BaseException as error:  # noqa: BLE001
+            crash = Crash.of(error)
+            report(
+                None if self.cell.supervisor is None else self.cell.supervisor.ref,
+                "shutdown_error",
+                crash,
+                offender={"id": None, "ref": str(self.cell), "hook": getattr(hook, "__name__", "")},
+            )
+            return crash
+        return None
+
+    def _receive(self, actor: SupervisedActor) -> Exit:
+        """Handle messages until the end; an exception of a tell leaves it."""
+        cell = self.cell
+        get = self.get
+        kinds: dict[type[Any], int] = {}
+        on_receive: Callable[[Any], Any] = actor.on_receive
+        if _pykka.overrides_dispatch(cell.actor_class):
+            on_receive = actor._handle_receive  # noqa: SLF001
+        while True:
+            envelope = get()
+            if envelope is None:
+                return self.order or Killed()
+            message = envelope.message
+            reply_to = envelope.reply_to
+            try:
+                kind = kinds[message.__class__]
+            except KeyError:
+                kind = kinds[message.__class__] = _kind_of(message.__class__)
+            if reply_to is not None:
+                if kind == _STOP:
+                    self.stop_replies = [*(self.stop_replies or ()), reply_to]
+                    return self.order or self.stop_as or Normal()
+                self._answer(actor, kind, on_receive, message, reply_to)
+                if kind == _INTERNAL and self.order is not None:
+                    return self.order
+            elif kind == _PLAIN:
+                on_receive(message)
+            elif kind == _BATCH:
+                self._run_batch(actor, message)
+            elif kind == _PROXY:
+                _pykka.handle_proxy_message(actor, message)
+            elif kind == _STOP:
+                return self.order or self.stop_as or Normal()
+            else:
+                message.deliver(actor)
+                if self.order is not None:
+                    return self.order
+            # While it waits, an actor holds on to nothing that it has handled.
+            envelope = message = reply_to = None
+
+    def _run_batch(self, actor: SupervisedActor, batch: Any) -> None:
+        # If it raises, or the incarnation is replaced, the batch goes back to the front of the inbox.
+        self.batch = batch
+        batch.run(actor)
+        if not self.retired:
+            self.batch = None
+
+    def _answer(
+        self,
+        actor: SupervisedActor,
+        kind: int,
+        on_receive: Callable[[Any], Any],
+        message: Any,
+        reply_to: pykka.Future[Any],
+    ) -> None:
+        self.reply_to = reply_to
+        try:
+            if kind == _PLAIN:
+                response = on_receive(message)
+            elif kind == _INTERNAL:
+                response = message.deliver(actor)
+            elif kind == _PROXY:
+                response = _pykka.handle_proxy_message(actor, message)
+            else:
+                response = self._run_batch(actor, message)
+        except BaseException as error:
+            deferring, self.deferring = self.deferring, None
+            pending, self.reply_to = self.reply_to, None
+            told = sys.exc_info()
+            if not isinstance(error, Exception):
+                # An asker must not be ended by what ended this actor.
+                dead = pykka.ActorDeadError(f"{self.cell} died of {type(error).__name__}")
+                told = (pykka.ActorDeadError, dead, None)
+            if pending is not None:
+                answer_exception(pending, told)
+            elif deferring is not None:
+                deferring.set_exc_info(told)
+            if not isinstance(error, Exception) or (self.cell.crash_on == "any" and kind != _INTERNAL):
+                raise
+            _log.debug("exception_answered", actor=str(self.cell), exc_info=error)
+            return
+        self.deferring = None
+        pending, self.reply_to = self.reply_to, None
+        if pending is not None:
+            answer(pending, response)
+
+
+def answer(reply_to: pykka.Future[Any], value: Any) -> None:
+    """Set a future that its asker may have set already, or whose `set` may raise."""
+    try:
+        reply_to.set(value)
+    except Exception as error:  # noqa: BLE001
+        _log.debug("answer_not_taken", exc_info=error)
+
+
+def answer_exception(reply_to: pykka.Future[Any], exc_info: Any) -> None:
+    """The same for an exception."""
+    try:
+        reply_to.set_exception(exc_info)
+    except Exception as error:  # noqa: BLE001
+        _log.debug("answer_not_taken", exc_info=error)
+
+
+def fail(reply_to: pykka.Future[Any], error: Exception) -> None:
+    """Answer with an error that was not raised here."""
+    answer_exception(reply_to, (type(error), error, None))
+
+
+def has_interrupt(actor_class: type[pykka.ThreadingActor]) -> bool:
+    """Whether a class has an `interrupt()` that is meant for us: a foreign class's own is not."""
+    from .actor import SupervisedActor  # noqa: PLC0415
+
+    return issubclass(actor_class, SupervisedActor) and actor_class.interrupt is not SupervisedActor.interrupt
+
+
+def reset_after_fork() -> None:
+    """In a forked child: whoever forked is no actor's thread any more, and no thread is left behind here."""
+    _current.incarnation = None
+    _leaked.clear()

@@ -1,0 +1,645 @@
+"""What `Supervisor` and `DynamicSupervisor` share: starting a child, ending it, and what its end means.
+
+A supervisor is itself a supervised actor and does all its work in its own thread, one message after
+another, so that nothing here is locked. It waits for two things only: for a child's `on_start`, at
+most `start_timeout`, and for a child's end, at most its `shutdown` and `KILL_GRACE`. It never waits
+for a backoff.
+
+Each `Child` has a `generation`, which every decision about it advances. A restart that is due later
+carries the generation it was decided in, and is void when that has passed: what was terminated,
+replaced or shut down meanwhile is not started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal, cast, TYPE_CHECKING
+
+import pykka
+
+from . import names
+from ._pykka import Envelope, new_stop
+from .actor import SupervisedActor, supervised_class
+from .child import ChildSpec, ChildSpecLike, resolve_siblings
+from .errors import IgnoreStart, StartError, StartTimeoutError
+from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
+from .incarnation import KILL_GRACE, Cell, Incarnation, Internal, report
+from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
+from .ref import SupervisedRef
+
+if TYPE_CHECKING:
+    from .timers import Clock, Timer
+    from collections.abc import Iterable
+    import threading
+
+__all__ = ["EXCEEDED", "BaseSupervisor", "Child", "ChildCounts", "ChildInfo", "SupervisorRef"]
+
+ChildStatus = Literal["running", "restarting", "stopped"]
+
+EXCEEDED: Final = "exceeded"
+"""What a decision says when a restart would be one too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildInfo:
+    """One line of `which_children()`. `ref` is None unless the child runs or is being restarted."""
+
+    id: str
+    ref: SupervisedRef[Any] | None
+    status: ChildStatus
+    type: Literal["worker", "supervisor"]
+    actor_class: type[pykka.ThreadingActor]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCounts:
+    """What `count_children()` answers; `active` are those that run now."""
+
+    specs: int
+    active: int
+    supervisors: int
+    workers: int
+
+
+class Child:
+    """What a supervisor knows of one child."""
+
+    __slots__ = (
+        "attempt",
+        "cell",
+        "generation",
+        "hang_timer",
+        "intensity",
+        "last_reason",
+        "restart_timer",
+        "spec",
+        "status",
+    )
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.cell: Cell | None = None
+        self.status: ChildStatus = "stopped"
+        self.generation = 0
+        self.attempt = 0
+        """Restarts in a row, for the backoff."""
+        self.last_reason: Exit | None = None
+        self.intensity: Intensity | None = None
+        self.restart_timer: Timer | None = None
+        self.hang_timer: Timer | None = None
+
+    def live_cell(self) -> Cell | None:
+        """Its cell, unless that has ended for good."""
+        cell = self.cell
+        return None if cell is None or cell.reason is not None else cell
+
+    def offender(self) -> dict[str, Any]:
+        """How a report names it."""
+        return {
+            "id": self.spec.key,
+            "ref": None if self.cell is None else str(self.cell),
+            "class": self.spec.actor_class.__qualname__,
+            "restart": self.spec.restart,
+            "shutdown": self.spec.shutdown,
+            "type": self.spec.type,
+        }
+
+
+class _StartChild(Internal):
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: ChildSpecLike) -> None:
+        self.spec = spec
+
+    def deliver(self, actor: BaseSupervisor) -> SupervisedRef[Any]:
+        return actor.start_child(self.spec)
+
+
+class _WhichChildren(Internal):
+    __slots__ = ()
+
+    def deliver(self, actor: BaseSupervisor) -> list[ChildInfo]:
+        return actor.which_children()
+
+
+class _CountChildren(Internal):
+    __slots__ = ()
+
+    def deliver(self, actor: BaseSupervisor) -> ChildCounts:
+        return actor.count_children()
+
+
+class _RestartDue(Internal):
+    __slots__ = ("children",)
+
+    def __init__(self, children: list[tuple[Child, int]]) -> None:
+        self.children = children
+
+    def deliver(self, actor: BaseSupervisor) -> None:
+        due = [child for child, generation in self.children if child.generation == generation]
+        actor._start_again(due)  # noqa: SLF001
+
+
+class _Hung(Internal):
+    __slots__ = ("child", "incarnation", "since")
+
+    def __init__(self, child: Child, incarnation: Incarnation, since: float) -> None:
+        self.child = child
+        self.incarnation = incarnation
+        self.since = since
+
+    def deliver(self, actor: BaseSupervisor) -> None:
+        actor._on_hung(self.child, self.incarnation, self.since)  # noqa: SLF001
+
+
+class SupervisorRef(SupervisedRef[Any]):
+    """A ref to a supervisor. Its methods ask the supervisor, and so wait while it starts or ends a child.
+
+    A child must not call them in its `on_start`, for which the supervisor waits. They raise
+    `pykka.ActorDeadError` when the supervisor is dead.
+    """
+
+    def start_child(self, spec: ChildSpecLike) -> SupervisedRef[Any]:
+        """Start one more child and return its ref; what `__init__` or `on_start` raises is raised here.
+
+        StartTimeoutError after its `start_timeout`; StartError where there is no exception to raise.
+        """
+        return cast("SupervisedRef[Any]", self.ask(_StartChild(spec)))
+
+    def which_children(self) -> list[ChildInfo]:
+        """All children, in start order."""
+        return cast("list[ChildInfo]", self.ask(_WhichChildren()))
+
+    def count_children(self) -> ChildCounts:
+        """How many children there are, of which kind."""
+        return cast("ChildCounts", self.ask(_CountChildren()))
+
+
+class BaseSupervisor(SupervisedActor):
+    """See `Supervisor` and `DynamicSupervisor`."""
+
+    ref_class: ClassVar[type[SupervisedRef[Any]]] = SupervisorRef
+
+    _is_supervisor: ClassVar[bool] = True
+
+    def __init__(self, *, name: str | None, clock: Clock | None) -> None:
+        super().__init__()
+        cell = self._cell
+        if clock is not None:
+            cell.clock = clock
+        if name is not None:
+            names.claim(name, cell)
+        self._closing = False
+        self._waiting: threading.Lock | None = None
+        self._stop_asked = False
+
+    # -- what the two kinds do differently
+
+    def start_child(self, spec: ChildSpecLike) -> SupervisedRef[Any]:
+        """See `SupervisorRef.start_child`; to be called in the supervisor's own thread."""
+        raise NotImplementedError
+
+    def _all_children(self) -> list[Child]:
+        """In start order; may be called from any thread."""
+        raise NotImplementedError
+
+    def _child_of(self, cell: Cell) -> Child | None:
+        raise NotImplementedError
+
+    def _restart(self, child: Child, reason: Exit, incarnation: Incarnation | None) -> None:
+        """A child that wants a restart has died, or failed to start again."""
+        raise NotImplementedError
+
+    def _forget(self, child: Child) -> None:
+        """A child's spec goes."""
+        raise NotImplementedError
+
+    def _ended_by_itself(self, child: Child) -> None:
+        """A child has ended and will not be restarted, by nobody's order."""
+        raise NotImplementedError
+
+    def _end_all(self, children: list[Child], *, brutal: bool = False) -> None:
+        raise NotImplementedError
+
+    def _children_allowance(self) -> float | None:
+        """One after the other; a dynamic supervisor ends its children in parallel."""
+        total = 0.0
+        for child in self._all_children():
+            cell = child.live_cell()
+            allowed = child.spec.shutdown if cell is None else cell.allowance()
+            if allowed is None:
+                return None
+            total += allowed + KILL_GRACE
+        return total
+
+    def _restarts_of(self, child: Child) -> int:
+        """Restarts in the window that counts for a child, now; may be called from any thread."""
+        raise NotImplementedError
+
+    # -- asked by anybody
+
+    def which_children(self) -> list[ChildInfo]:
+        """See `SupervisorRef.which_children`; in the supervisor's own thread."""
+        return [
+            ChildInfo(
+                child.spec.key,
+                cell.ref if (cell := child.live_cell()) is not None and hasattr(cell, "ref") else None,
+                child.status,
+                child.spec.type,
+                child.spec.actor_class,
+            )
+            for child in self._all_children()
+        ]
+
+    def count_children(self) -> ChildCounts:
+        """See `SupervisorRef.count_children`; in the supervisor's own thread."""
+        children = self._all_children()
+        supervisors = sum(child.spec.type == "supervisor" for child in children)
+        return ChildCounts(
+            specs=len(children),
+            active=sum(child.status == "running" for child in children),
+            supervisors=supervisors,
+            workers=len(children) - supervisors,
+        )
+
+    def interrupt(self) -> None:
+        """A stop or a kill is queued: do not wait for a child's start longer than for its end."""
+        self._stop_asked = True
+        waiting = self._waiting
+        if waiting is not None:
+            with contextlib.suppress(RuntimeError):
+                waiting.release()
+
+    # -- starting
+
+    def _new_cell(self, spec: ChildSpec) -> Cell:
+        mine = self._cell
+        cell = Cell(
+            spec.actor_class,
+            supervised_class(spec.actor_class),
+            supervisor=mine,
+            restart=spec.restart,
+            shutdown=spec.shutdown,
+            crash_on=spec.crash_on,
+            clock=mine.clock,
+            max_buffered=spec.max_buffered,
+        )
+        if spec.name is not None:
+            names.claim(spec.name, cell)
+        return cell
+
+    def _sibling(self, child_id: str) -> pykka.ActorRef[Any]:
+        raise StartError(f"there is no sibling {child_id!r} here")
+
+    def _start(self, child: Child, *, first: bool) -> None:
+        """Start a child's next incarnation and wait for its `on_start`; it is in the book already.
+
+        `first`: a failure ends its cell. Raises what the start raises; IgnoreStart too.
+        """
+        spec = child.spec
+        child.generation += 1
+        try:
+            cell = child.live_cell()
+            if cell is None:
+                cell = self._new_cell(spec)
+                self._take_cell(child, cell)
+            args, kwargs = resolve_siblings(spec, self._sibling)
+            wait = spec.start_timeout is not None
+            incarnation = cell.launch(args, kwargs, start_or_end=first and wait)
+            mine = self._incarnation
+            if mine is not None and mine.abandoned:
+                incarnation.final = True
+                incarnation.command(Killed())
+                raise pykka.ActorDeadError(f"{self._cell} not found")  # noqa: TRY301
+            if wait:
+                self._await_start(child, cell, incarnation)
+        except BaseException as error:
+            child.status = "stopped" if first else "restarting"
+            if first and child.cell is not None:
+                child.cell.finish(StartFailed.of(error))
+            raise
+        child.status = "running"
+        self._watch(child, incarnation)
+
+    def _take_cell(self, child: Child, cell: Cell) -> None:
+        child.cell = cell
+
+    def _await_start(self, child: Child, cell: Cell, incarnation: Incarnation) -> None:
+        spec = child.spec
+        deadline = time.monotonic() + cast("float", spec.start_timeout)
+        hurried = False
+        while not incarnation.started and incarnation.reason is None:
+            if self._stop_asked and not hurried:
+                hurried = True
+                if spec.shutdown is not None:
+                    deadline = min(deadline, time.monotonic() + spec.shutdown)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                error = StartTimeoutError(
+                    f"{cell} did not start within {spec.start_timeout} s; its thread was abandoned"
+                )
+                if cell.abandon(incarnation, StartFailed.of(error)):
+                    incarnation.interrupt()
+                    raise error
+                break
+            self._waiting = incarnation.gate
+            try:
+                incarnation.gate.acquire(timeout=left)
+            finally:
+                self._waiting = None
+        if incarnation.started:
+            return
+        cause = incarnation.error
+        if isinstance(cause, Exception):
+            raise cause
+        if cause is not None:
+            raise StartError(f"on_start of {cell} raised {type(cause).__name__}") from cause
+        raise StartError(f"{cell} ended while it started: {incarnation.reason}")
+
+    # -- ending
+
+    def _begin_end(self, child: Child, *, final: bool, brutal: bool = False) -> Incarnation | None:
+        """Ask a child to end; returns what is to be waited for."""
+        child.generation += 1
+        for timer in (child.restart_timer, child.hang_timer):
+            if timer is not None:
+                timer.cancel()
+        child.restart_timer = child.hang_timer = None
+        cell = child.live_cell()
+        if cell is None:
+            return None
+        incarnation = cell.incarnation
+        if incarnation is None:
+            return None
+        if final:
+            incarnation.final = True
+        if incarnation.reason is not None:
+            return None
+        if brutal or child.spec.shutdown == 0:
+            incarnation.command(Killed())
+        elif final:
+            # What was sent before is handled, as Pykka has it.
+            incarnation.stop_as = Shutdown()
+            with contextlib.suppress(pykka.ActorDeadError):
+                cell.mailbox.put(new_stop())
+            incarnation.interrupt()
+        else:
+            # What waits is for the next incarnation.
+            incarnation.command(Shutdown())
+        return incarnation
+
+    def _complete_end(
+        self,
+        child: Child,
+        incarnation: Incarnation | None,
+        deadline: float | None,
+        *,
+        final: bool,
+        brutal: bool = False,
+    ) -> None:
+        """Wait for a child's end until `deadline` (real, monotonic), then kill, then abandon it."""
+        child.status = "stopped"
+        cell = child.live_cell()
+        if incarnation is None:
+            if cell is not None and final:
+                cell.finish(cell.last_reason or Shutdown())
+            return
+        brutal = brutal or child.spec.shutdown == 0
+        limit = None if deadline is None else max(0.0, deadline - time.monotonic())
+        # An incarnation joins at once where it is this very thread that is being left behind.
+        if not incarnation.join(limit):
+            incarnation.command(Killed())
+            if not incarnation.join(KILL_GRACE):
+                allowed = "no time" if brutal else f"{child.spec.shutdown} s"
+                incarnation.cell.abandon(incarnation, Abandoned(f"it was given {allowed} to end"))
+        reason = incarnation.reason or Killed()
+        child.last_reason = reason
+        if final:
+            incarnation.cell.finish(reason)
+        else:
+            incarnation.cell.notify(reason, restarting=True)
+        if is_abnormal(reason) and not (brutal and isinstance(reason, Killed)):
+            report(self.actor_ref, "shutdown_error", reason, offender=child.offender())
+
+    def _deadline(self, child: Child, *, brutal: bool = False) -> float | None:
+        """Until when a child that has just been asked to end may take."""
+        if brutal or child.spec.shutdown == 0:
+            return time.monotonic() + KILL_GRACE
+        cell = child.cell
+        allowed = child.spec.shutdown if cell is None else cell.allowance()
+        return None if allowed is None else time.monotonic() + allowed
+
+    def _end_in_order(self, children: Iterable[Child], *, final: bool, brutal: bool = False) -> None:
+        """End one child after the other."""
+        for child in children:
+            incarnation = self._begin_end(child, final=final, brutal=brutal)
+            deadline = self._deadline(child, brutal=brutal)
+            self._complete_end(child, incarnation, deadline, final=final, brutal=brutal)
+
+    def _end_at_once(self, children: Iterable[Child], *, brutal: bool = False) -> None:
+        """End all children for good, in parallel, each within its own limit."""
+        ending = []
+        for child in children:
+            incarnation = self._begin_end(child, final=True, brutal=brutal)
+            ending.append((child, incarnation, self._deadline(child, brutal=brutal)))
+        for child, incarnation, deadline in ending:
+            self._complete_end(child, incarnation, deadline, final=True, brutal=brutal)
+
+    def _wind_down(self) -> None:
+        self._closing = True
+        self._end_all(self._all_children())
+
+    def _abandoned(self) -> None:
+        self._closing = True
+        self._end_all(self._all_children(), brutal=True)
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise pykka.ActorDeadError(f"{self._cell} not found")
+
+    # -- what a child's end means
+
+    def _on_child_end(self, incarnation: Incarnation) -> None:
+        cell = incarnation.cell
+        child = self._child_of(cell)
+        if child is None or child.cell is not cell or child.status != "running":
+            return
+        if cell.incarnation is not incarnation:
+            return
+        self._handle_end(child, cell, incarnation)
+
+    def _handle_end(self, child: Child, cell: Cell, incarnation: Incarnation) -> None:
+        reason = incarnation.reason or Killed()
+        child.last_reason = reason
+        child.generation += 1
+        if child.hang_timer is not None:
+            child.hang_timer.cancel()
+            child.hang_timer = None
+        ignored = isinstance(incarnation.error, IgnoreStart)
+        wanted = wants_restart(child.spec.restart, reason) and not ignored
+        if wanted or is_abnormal(reason):
+            report(self.actor_ref, "child_terminated", reason, offender=child.offender())
+        if wanted:
+            self._restart(child, reason, incarnation)
+        else:
+            self._let_go(child, cell, reason)
+
+    def _let_go(self, child: Child, cell: Cell, reason: Exit) -> None:
+        """A child has ended and is not restarted."""
+        child.status = "stopped"
+        cell.finish(reason)
+        if child.spec.restart == "temporary":
+            self._forget(child)
+        self._ended_by_itself(child)
+
+    def _decide(
+        self,
+        child: Child,
+        reason: Exit,
+        incarnation: Incarnation | None,
+        intensity: Intensity,
+    ) -> float | GiveUp | Literal["exceeded"]:
+        """How long to wait before a restart, or not to."""
+        backoff = child.spec.backoff
+        if backoff is not None and not isinstance(backoff, Backoff):
+            try:
+                decision = backoff(reason)
+                if decision is GIVE_UP:
+                    return GIVE_UP
+                delay = float(cast("float", decision))
+                if not math.isfinite(delay):
+                    raise ValueError(f"a decision hook returned {delay}")  # noqa: TRY301
+            except Exception as error:  # noqa: BLE001
+                report(self.actor_ref, "decision_error", StartFailed.of(error), offender=child.offender())
+                return GIVE_UP
+            return max(0.0, delay)
+        now = self._cell.clock.monotonic()
+        if not intensity.add(now):
+            return EXCEEDED
+        if backoff is None:
+            return 0.0
+        if incarnation is not None and incarnation.started and backoff.is_quiet(now - incarnation.started_at):
+            child.attempt = 0
+        delay = backoff.delay(child.attempt)
+        child.attempt += 1
+        return delay
+
+    def _schedule(self, children: list[Child], delay: float, *, at_once: bool) -> None:
+        """Start these again after a delay; `at_once` where nothing has to be handled before."""
+        due: list[tuple[Child, int]] = []
+        for child in children:
+            child.generation += 1
+            child.status = "restarting"
+            due.append((child, child.generation))
+        if delay <= 0 and at_once:
+            self._start_again(children)
+            return
+        message = Envelope(_RestartDue(due))
+        mailbox = self._cell.mailbox
+        if delay <= 0:
+            # After what has come meanwhile, a stop above all.
+            mailbox.put(message)
+            return
+
+        def fire() -> None:
+            with contextlib.suppress(pykka.ActorDeadError):
+                mailbox.put(message)
+
+        timer = self._cell.clock.call_later(delay, fire)
+        for child in children:
+            child.restart_timer = timer if len(children) == 1 else None
+
+    def _start_again(self, children: list[Child]) -> None:
+        """Start these, in order; one that fails is decided about anew, and those after it wait for that."""
+        for child in children:
+            if child.status != "restarting":
+                continue
+            child.restart_timer = None
+            try:
+                self._start(child, first=False)
+            except IgnoreStart:
+                cell = child.live_cell()
+                child.status = "stopped"
+                if cell is not None:
+                    cell.finish(Shutdown("ignore"))
+            except Exception as error:  # noqa: BLE001
+                reason = child.cell.last_reason if child.cell is not None else None
+                if not isinstance(reason, StartFailed):
+                    reason = StartFailed.of(error)
+                child.last_reason = reason
+                report(self.actor_ref, "start_error", reason, offender=child.offender())
+                self._restart(child, reason, None)
+                return
+
+    # -- hangs
+
+    def _watch(self, child: Child, incarnation: Incarnation) -> None:
+        limit = child.spec.hang_after
+        if limit is None:
+            return
+        clock = self._cell.clock
+        mailbox = self._cell.mailbox
+
+        def check() -> None:
+            if not incarnation.is_current():
+                return
+            since = incarnation.since
+            now = clock.monotonic()
+            if since > 0 and now - since >= limit:
+                with contextlib.suppress(pykka.ActorDeadError):
+                    mailbox.put(Envelope(_Hung(child, incarnation, since)))
+                return
+            child.hang_timer = clock.call_later((since if since > 0 else now) + limit - now, check)
+
+        child.hang_timer = clock.call_later(limit, check)
+
+    def _on_hung(self, child: Child, incarnation: Incarnation, since: float) -> None:
+        if child.status != "running" or not incarnation.is_current():
+            return
+        if incarnation.since != since:
+            self._watch(child, incarnation)
+            return
+        cell = incarnation.cell
+        running = self._cell.clock.monotonic() - since
+        if cell.abandon(incarnation, Abandoned(f"one message took more than {running:.3g} s")):
+            incarnation.interrupt()
+            self._handle_end(child, cell, incarnation)
+
+    # -- its own end
+
+    def _exit(self, reason: Exit) -> None:
+        """End this supervisor after the message that it handles, children first."""
+        self._closing = True
+        incarnation = self._incarnation
+        if incarnation is not None and incarnation.order is None:
+            incarnation.order = reason
+
+
+def start_root(
+    supervisor: type[BaseSupervisor],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> SupervisedRef[Any]:
+    """Start a supervisor at the top of a tree and wait until its children run; raises why they do not."""
+    cell = Cell(supervisor, supervisor)
+    try:
+        incarnation = cell.launch(args, options)
+        while not incarnation.started and incarnation.reason is None:
+            incarnation.gate.acquire()
+    except BaseException as error:
+        # Not a failed start alone: a Ctrl-C in the main thread, too, leaves nothing behind.
+        cell.kill()
+        if cell.incarnation is not None:
+            cell.incarnation.join(None)
+        cell.finish(StartFailed.of(error))
+        raise
+    if incarnation.started:
+        return cell.ref
+    incarnation.join(None)
+    cause = incarnation.error
+    if isinstance(cause, Exception):
+        raise cause
+    raise StartError(f"{cell} could not be started: {incarnation.reason}") from cause

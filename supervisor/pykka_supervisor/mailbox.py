@@ -1,0 +1,248 @@
+"""An actor's inbox that outlives the actor's incarnations.
+
+Theory of operation
+-------------------
+Senders `put` under a short lock: is it closed, append, is the consumer parked. So a message is
+accepted or refused, never lost between the two, and `close()` is atomic.
+
+The consumer is a `Receiver`, one for each incarnation. It pops from the deque without the lock and
+takes the lock only to park when the deque is empty. What it is at stands in `since`:
+
+    FETCHING (0.0)   it may be popping
+    PARKED (-1.0)    it waits, or has left for good
+    > 0              it handles a message, since this point of its clock
+
+Hand-over. `retire()` forbids a receiver to take anything more and wakes it; then it waits while the
+receiver is FETCHING. A receiver says FETCHING *before* it looks at `retired`, and looks again after
+its pop, giving back what it popped. So once `retire()` has returned, a late thread holds nothing it
+has not begun to handle and takes nothing any more, and the next receiver finds all the rest, in
+order.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any, Final, TYPE_CHECKING
+
+import pykka
+
+
+if TYPE_CHECKING:
+    from ._pykka import Envelope
+    from collections.abc import Callable, Iterable
+
+__all__ = ["FETCHING", "PARKED", "Mailbox", "Receiver"]
+
+FETCHING: Final = 0.0
+PARKED: Final = -1.0
+
+_OPEN: Final = 0
+_BOUNDED: Final = 1
+_CLOSED: Final = 2
+
+
+def _locked() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+class Mailbox:
+    """Many senders, one consumer. `put` never blocks."""
+
+    __slots__ = ("_gate", "_items", "_limit", "_lock", "_parked", "dead_letters", "owner")
+
+    def __init__(self) -> None:
+        self._items: deque[Envelope[Any]] = deque()
+        self._lock = threading.Lock()
+        # The lock on which the consumer is parked; whoever releases it also takes it out of here.
+        self._parked: threading.Lock | None = None
+        self._gate = _OPEN
+        self._limit = 0
+        self.owner: object = "the actor"
+        self.dead_letters = 0
+        """Messages that were accepted and could not be handled, stop requests not counted."""
+
+    def put(self, envelope: Envelope[Any], /) -> None:
+        """Add a message, from any thread.
+
+        Raises `pykka.ActorDeadError` when the mailbox is closed.
+        """
+        with self._lock:
+            if self._gate and not self._admit(envelope):
+                return
+            self._items.append(envelope)
+            if self._parked is not None:
+                self._unpark()
+
+    def put_many(self, envelopes: Iterable[Envelope[Any]], /) -> None:
+        """Add several at once: nobody's message comes between, and the consumer wakes once.
+
+        Raises `pykka.ActorDeadError` when the mailbox is closed; then none was added.
+        """
+        with self._lock:
+            if self._gate:
+                envelopes = [envelope for envelope in envelopes if self._admit(envelope)]
+            self._items.extend(envelopes)
+            if self._parked is not None and self._items:
+                self._unpark()
+
+    def unget(self, envelope: Envelope[Any], /) -> None:
+        """Put something back at the front: it is the next to be taken.
+
+        Raises `pykka.ActorDeadError` when the mailbox is closed.
+        """
+        with self._lock:
+            if self._gate == _CLOSED:
+                raise pykka.ActorDeadError(f"{self.owner} not found")
+            self._items.appendleft(envelope)
+            if self._parked is not None:
+                self._unpark()
+
+    def get(self) -> Envelope[Any]:
+        """Wait for a message and take it. Raises `pykka.ActorDeadError` once closed."""
+        parking = _locked()
+        while True:
+            try:
+                return self._items.popleft()
+            except IndexError:
+                with self._lock:
+                    if self._items:
+                        continue
+                    if self._gate == _CLOSED:
+                        raise pykka.ActorDeadError(f"{self.owner} not found") from None
+                    self._parked = parking
+                parking.acquire()
+
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._items
+
+    def qsize(self) -> int:
+        """How many messages wait."""
+        return len(self._items)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `put` raises."""
+        return self._gate == _CLOSED
+
+    def bound(self, limit: int) -> None:
+        """While there is nobody to take them, keep at most `limit`; what comes then is a dead letter."""
+        with self._lock:
+            if self._gate != _CLOSED:
+                self._gate = _BOUNDED
+                self._limit = limit
+
+    def unbound(self) -> None:
+        """Take as many as come again."""
+        with self._lock:
+            if self._gate == _BOUNDED:
+                self._gate = _OPEN
+
+    def close(self) -> list[Envelope[Any]]:
+        """Refuse all that comes from now on; returns what nobody will take any more."""
+        with self._lock:
+            self._gate = _CLOSED
+            left = list(self._items)
+            self._items.clear()
+            if self._parked is not None:
+                self._unpark()
+        return left
+
+    def wake(self) -> None:
+        """Make a parked consumer look up, without a message."""
+        with self._lock:
+            if self._parked is not None:
+                self._unpark()
+
+    def close_after_fork(self) -> None:
+        """In a forked child: close, whoever held the lock when the parent forked."""
+        self._lock = threading.Lock()
+        self._gate = _CLOSED
+        self._items = deque()
+        self._parked = None
+
+    def _unpark(self) -> None:
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.release()
+
+    def _admit(self, envelope: Envelope[Any]) -> bool:
+        """With the lock held, where the gate is not simply open: may this one in?"""
+        if self._gate == _CLOSED:
+            raise pykka.ActorDeadError(f"{self.owner} not found")
+        if len(self._items) < self._limit:
+            return True
+        self.dead_letters += 1
+        if envelope.reply_to is not None:
+            envelope.reply_to.set_exception(
+                (
+                    pykka.ActorDeadError,
+                    pykka.ActorDeadError(f"{self.owner} is being restarted and its buffer is full"),
+                    None,
+                )
+            )
+        return False
+
+
+class Receiver:
+    """The consuming side for one incarnation; see the module's text."""
+
+    __slots__ = ("_mailbox", "_monotonic", "_parking", "_popleft", "retired", "since")
+
+    def __init__(self, mailbox: Mailbox, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._mailbox = mailbox
+        self._popleft = mailbox._items.popleft  # noqa: SLF001
+        self._monotonic = monotonic
+        self._parking = _locked()
+        self.retired = False
+        self.since = PARKED
+
+    def get(self) -> Envelope[Any] | None:
+        """Wait for a message and take it; None once retired. In the incarnation's own thread."""
+        while True:
+            self.since = FETCHING
+            if self.retired:
+                self.since = PARKED
+                return None
+            try:
+                envelope = self._popleft()
+            except IndexError:
+                self._park()
+                continue
+            if self.retired:
+                self._give_back(envelope)
+                return None
+            self.since = self._monotonic()
+            return envelope
+
+    def retire(self) -> None:
+        """Let this receiver take nothing more, from any thread; returns when that is certain."""
+        self.retired = True
+        self._mailbox.wake()
+        while self.since == FETCHING:
+            # A few bytecodes of the other thread: give it the interpreter.
+            time.sleep(0)
+
+    def _park(self) -> None:
+        mailbox = self._mailbox
+        with mailbox._lock:  # noqa: SLF001
+            if mailbox._items or self.retired:  # noqa: SLF001
+                return
+            mailbox._parked = self._parking  # noqa: SLF001
+            self.since = PARKED
+        self._parking.acquire()
+
+    def _give_back(self, envelope: Envelope[Any]) -> None:
+        try:
+            self._mailbox.unget(envelope)
+        except pykka.ActorDeadError:
+            # Closed meanwhile: this one is left over as well.
+            self._mailbox.dead_letters += 1
+            if envelope.reply_to is not None:
+                envelope.reply_to.set_exception()
+        finally:
+            self.since = PARKED

@@ -1,0 +1,280 @@
+"""Monitors and links: who is told when an actor ends.
+
+A monitor is one-way and gives one `Down` for each call, as OTP's does. A supervised actor's own
+thread, or its supervisor's, gives it. A plain Pykka actor gives no notice; those are looked at four
+times a second by one timer, which exists only while such an actor is monitored: does it say that it is
+alive, and is its thread still there? A thread that is gone while `is_alive()` says True is a zombie.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import dataclass
+from typing import Any, Final, TYPE_CHECKING
+
+import pykka
+
+from . import _pykka
+from .exits import Exit, Gone, Killed, NoProc, is_abnormal
+from .incarnation import Cell, current_incarnation
+from .log import get_logger
+from .ref import SupervisedRef
+from .timers import SYSTEM_CLOCK, Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Down", "MonitorRef", "demonitor", "link", "monitor"]
+
+_log = get_logger(__name__)
+
+_SWEEP_EVERY: Final = 0.25
+"""Seconds; what is promised is to notice within one."""
+
+_numbers = itertools.count(1)
+
+
+class MonitorRef:
+    """One call of `monitor`."""
+
+    __slots__ = ("_live", "_notify", "number", "ref")
+
+    def __init__(self, ref: pykka.ActorRef[Any], notify: Callable[[Down], None]) -> None:
+        self.number = next(_numbers)
+        self.ref = ref
+        self._notify = notify
+        # Taken once, by whoever fires or cancels: a list's pop() is atomic.
+        self._live = [True]
+
+    def __repr__(self) -> str:
+        return f"<MonitorRef {self.number} of {self.ref}>"
+
+    def cancel(self) -> bool:
+        """Let it not fire; False when it has, or was cancelled before."""
+        try:
+            self._live.pop()
+        except IndexError:
+            return False
+        return True
+
+    @property
+    def pending(self) -> bool:
+        """Whether it has neither fired nor been cancelled."""
+        return bool(self._live)
+
+    def fire(self, reason: Exit, restarting: bool) -> None:  # noqa: FBT001
+        """Give the `Down`, once."""
+        if self.cancel():
+            self._notify(Down(self, self.ref, reason, restarting))
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """An actor has ended. `restarting`: its supervisor will start it again, under the same ref."""
+
+    monitor: MonitorRef
+    ref: pykka.ActorRef[Any]
+    reason: Exit
+    restarting: bool
+
+
+def monitor(
+    ref: pykka.ActorRef[Any],
+    *,
+    notify: Callable[[Down], None] | pykka.ActorRef[Any] | None = None,
+) -> MonitorRef:
+    """Be told once when the actor's present life ends; any Pykka ref will do.
+
+    `notify` is a function, or the ref of an actor that is told the `Down`; None is the calling actor,
+    which must then be a supervised one (RuntimeError otherwise). A function is called exactly once and
+    must not block: in the thread of the actor that ends, in that of its supervisor where it is to be
+    restarted, in the timer thread for a plain Pykka actor, and in the caller's, before this returns,
+    for one that is dead already: then the reason is `NoProc`.
+
+    One-shot: who wants to follow an actor through its restarts calls it again at a `Down` with
+    `restarting`. The end of a plain Pykka actor is noticed within a second; its reason is `Gone`.
+    """
+    told = MonitorRef(ref, _notifier(notify))
+    if isinstance(ref, SupervisedRef):
+        cell = ref._cell  # noqa: SLF001
+        with cell.lock:
+            alive = cell.reason is None
+            if alive:
+                if cell.monitors is None:
+                    cell.monitors = []
+                elif len(cell.monitors) >= _PRUNE_FROM:
+                    cell.monitors = [fire for fire in cell.monitors if _is_pending(fire)]
+                cell.monitors.append(told.fire)
+        if not alive:
+            told.fire(NoProc(), restarting=False)
+    elif not ref.is_alive():
+        told.fire(NoProc(), restarting=False)
+    else:
+        _sweeper.add(told)
+    return told
+
+
+def demonitor(monitor_ref: MonitorRef) -> bool:
+    """Take a monitor back: nothing comes after this has returned True.
+
+    False: its `Down` was given, or is being given now. A `Down` that was told to an actor may still be
+    in its inbox; OTP's `flush` has no counterpart here.
+    """
+    cancelled = monitor_ref.cancel()
+    ref = monitor_ref.ref
+    if cancelled and isinstance(ref, SupervisedRef):
+        cell = ref._cell  # noqa: SLF001
+        with cell.lock:
+            if cell.monitors is not None:
+                cell.monitors = [fire for fire in cell.monitors if _is_pending(fire)] or None
+    return cancelled
+
+
+_PRUNE_FROM: Final = 64
+
+
+def _is_pending(fire: Callable[[Exit, bool], None]) -> bool:
+    owner = getattr(fire, "__self__", None)
+    return not isinstance(owner, MonitorRef) or owner.pending
+
+
+def _notifier(notify: Callable[[Down], None] | pykka.ActorRef[Any] | None) -> Callable[[Down], None]:
+    if notify is None:
+        current = current_incarnation()
+        if current is None:
+            raise RuntimeError("monitor() without notify= is for supervised actors, in their own thread")
+        notify = current.cell.ref
+    if isinstance(notify, pykka.ActorRef):
+        target: pykka.ActorRef[Any] = notify
+
+        def tell(down: Down) -> None:
+            try:
+                target.tell(down)
+            except pykka.ActorDeadError:
+                _log.debug("down_for_the_dead", target=str(target))
+
+        return tell
+    return notify
+
+
+def link(ref: SupervisedRef[Any]) -> None:
+    """Tie an actor to the calling supervised actor, for as long as the caller's present incarnation lives.
+
+    When the caller ends, for whatever reason, the other is stopped, and its end waited for, before
+    the caller's own hooks run or a replacement starts. When the other ends for good abnormally, the
+    caller is killed. This is what `start_link` means in OTP for a supervisor and its starter.
+
+    Raises RuntimeError outside a supervised actor's thread. For a ref that is dead the caller is
+    killed at once, as in OTP.
+    """
+    mine = current_incarnation()
+    if mine is None:
+        raise RuntimeError("link() is for supervised actors, in their own thread")
+    other: Cell = ref._cell  # noqa: SLF001
+
+    def went_down(down: Down) -> None:
+        if down.restarting:
+            monitor(ref, notify=went_down)
+        elif is_abnormal(down.reason) and mine.is_current():
+            mine.command(Killed())
+
+    watching = monitor(ref, notify=went_down)
+
+    def end() -> None:
+        demonitor(watching)
+        allowed = other.allowance()
+        try:
+            ref.request_stop().get(timeout=allowed)
+        except pykka.Timeout:
+            ref_incarnation = other.incarnation
+            other.kill()
+            if ref_incarnation is not None:
+                ref_incarnation.join(allowed)
+
+    mine.links = [*(mine.links or ()), end]
+
+
+class _Watched:
+    """A plain Pykka actor that somebody monitors."""
+
+    __slots__ = ("actor_id", "missing", "monitors", "ref", "thread")
+
+    def __init__(self, ref: pykka.ActorRef[Any]) -> None:
+        self.ref = ref
+        self.monitors: list[MonitorRef] = []
+        self.thread: threading.Thread | None = None
+        self.missing = 0
+        actor = _pykka.referenced_actor(ref)
+        known = actor is not None and _pykka.runs_pykkas_own_loop(type(actor))
+        self.actor_id = id(actor) if known else None
+
+
+class _Sweeper:
+    """Looks at plain Pykka actors from time to time, in the timer thread."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """At the start, and in a forked child."""
+        self._lock = threading.Lock()
+        self._watched: dict[int, _Watched] = {}
+        self._timer: Timer | None = None
+
+    def add(self, told: MonitorRef) -> None:
+        """Watch one more."""
+        key = id(told.ref)
+        with self._lock:
+            watched = self._watched.get(key)
+            if watched is None:
+                watched = self._watched[key] = _Watched(told.ref)
+            watched.monitors.append(told)
+            if self._timer is None:
+                self._timer = SYSTEM_CLOCK.call_later(_SWEEP_EVERY, self._sweep)
+
+    def _sweep(self) -> None:
+        with self._lock:
+            ended: list[tuple[_Watched, Exit]] = []
+            unknown: list[_Watched] = []
+            for key, watched in list(self._watched.items()):
+                if not any(told.pending for told in watched.monitors):
+                    del self._watched[key]
+                elif not watched.ref.is_alive():
+                    ended.append((watched, Gone()))
+                    del self._watched[key]
+                elif watched.thread is not None:
+                    if not watched.thread.is_alive() and watched.ref.is_alive():
+                        ended.append((watched, Gone(zombie=True)))
+                        del self._watched[key]
+                elif watched.actor_id is not None:
+                    unknown.append(watched)
+            if unknown:
+                self._find_threads(unknown, ended)
+            self._timer = SYSTEM_CLOCK.call_later(_SWEEP_EVERY, self._sweep) if self._watched else None
+        for watched, reason in ended:
+            for told in watched.monitors:
+                try:
+                    told.fire(reason, restarting=False)
+                except Exception as error:  # noqa: BLE001
+                    _log.error("monitor_failed", actor=str(watched.ref), exc_info=error)
+
+    def _find_threads(self, unknown: list[_Watched], ended: list[tuple[_Watched, Exit]]) -> None:
+        threads = _pykka.own_threads()
+        for watched in unknown:
+            watched.thread = threads.get(watched.actor_id or 0)
+            if watched.thread is not None or not watched.ref.is_alive():
+                continue
+            # It may be registered and not quite started: once more, then it has none.
+            watched.missing += 1
+            if watched.missing > 1:
+                ended.append((watched, Gone(zombie=True)))
+                self._watched.pop(id(watched.ref), None)
+
+
+_sweeper = _Sweeper()
+
+
+def reset_after_fork() -> None:
+    """In a forked child nothing is monitored."""
+    _sweeper.reset()

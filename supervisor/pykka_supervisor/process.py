@@ -1,0 +1,125 @@
+"""What the process's own end, a fork and signals mean for the trees in it.
+
+One `atexit` hook, registered when this module is first imported, ends every tree and every supervised
+actor on its own, the last started first. Python runs it after all non-daemon threads have ended: a
+plain Pykka actor that goes on living keeps it, and the program, waiting.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+from typing import Any, Self, TYPE_CHECKING
+
+import pykka
+
+from . import _pykka, incarnation, monitor, names
+from .log import get_logger
+from .mailbox import Mailbox
+from .ref import SupervisedRef
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from collections.abc import Callable, Iterable
+
+__all__ = ["SignalHandling", "stop_on_signals"]
+
+_log = get_logger(__name__)
+
+
+def end_all_trees() -> None:
+    """End every tree in order, within what its `shutdown`s allow; what is left then is killed."""
+    roots = [
+        ref
+        for ref in pykka.ActorRegistry.get_all()
+        if isinstance(ref, SupervisedRef) and ref._cell.supervisor is None  # noqa: SLF001
+    ]
+    for ref in reversed(roots):
+        cell = ref._cell  # noqa: SLF001
+        allowed = cell.allowance()
+        try:
+            ref.request_stop().get(timeout=None if allowed is None else allowed + incarnation.KILL_GRACE)
+        except pykka.Timeout:
+            _log.warning("tree_killed_at_exit", root=str(ref), allowed=allowed)
+            cell.kill()
+            if cell.incarnation is not None:
+                cell.incarnation.join(incarnation.KILL_GRACE)
+        except Exception as error:  # noqa: BLE001
+            _log.error("tree_end_failed", root=str(ref), exc_info=error)
+
+
+def _after_fork_in_child() -> None:
+    """No thread of the parent is here: every ref answers as a dead one's does."""
+    for ref in _pykka.forget_all_actors_after_fork():
+        inbox = ref.actor_inbox
+        if isinstance(inbox, Mailbox):
+            inbox.close_after_fork()
+    names.forget_after_fork()
+    monitor.reset_after_fork()
+    incarnation.reset_after_fork()
+
+
+atexit.register(end_all_trees)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class SignalHandling:
+    """What `stop_on_signals` returns: `restore()`, or leave its `with` block, and the handlers are as before."""
+
+    def __init__(self, ref: pykka.ActorRef[Any], signals: Iterable[int]) -> None:
+        self._ref = ref
+        self._asked = threading.Lock()
+        self._asked.acquire()
+        self._restored = False
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        for number in signals:
+            self._before[number] = signal.signal(number, self._handle)
+        # The handler itself may interrupt a `put` in the main thread, which holds the inbox's lock.
+        threading.Thread(target=self._wait, name="pykka-supervisor-signals", daemon=True).start()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked.locked():
+            self._asked.release()
+        raise SystemExit(128 + number)
+
+    def _wait(self) -> None:
+        self._asked.acquire()
+        if not self._restored:
+            self._ref.stop(block=False)
+
+    def restore(self) -> None:
+        """Put the former handlers back; in the main thread."""
+        if self._restored:
+            return
+        self._restored = True
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._asked.locked():
+            self._asked.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.restore()
+
+
+def stop_on_signals(
+    ref: pykka.ActorRef[Any],
+    signals: Iterable[int] = (signal.SIGTERM,),
+) -> SignalHandling:
+    """At one of these signals: begin to stop `ref`, and raise `SystemExit(128 + number)` in the main thread.
+
+    For an application's main thread, while it waits or works; `signal.signal` raises ValueError in any
+    other. The tree ends while the main thread unwinds, and the `atexit` hook waits for it. Nothing in
+    this package installs a handler unasked.
+    """
+    return SignalHandling(ref, signals)

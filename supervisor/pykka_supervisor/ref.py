@@ -1,0 +1,231 @@
+"""`SupervisedRef`: a `pykka.ActorRef` that outlives the restarts of its actor."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+
+import pykka
+
+from . import _pykka
+from ._pykka import Envelope
+from .errors import dead
+from .incarnation import current_incarnation
+
+if TYPE_CHECKING:
+    from .mailbox import Mailbox
+    from .incarnation import Cell
+
+__all__ = ["SupervisedRef", "kill", "root_of", "supervisor_of"]
+
+A = TypeVar("A", bound="pykka.Actor")
+
+
+class SupervisedRef(pykka.ActorRef[A], Generic[A]):
+    """A ref to a supervised actor: Pykka's, with four differences.
+
+    - `is_alive()` stays True while a supervisor restarts the actor; what is told meanwhile waits
+      for the next incarnation.
+    - `tell` and `ask` are atomic against the actor's end: a message is handled, or counted as a dead
+      letter, or refused with `pykka.ActorDeadError`; an ask always resolves.
+    - `stop()` calls the actor's `interrupt()` and returns when its thread has ended; for a
+      supervisor, when the threads of its children have.
+    - `join()` and `dead_letters`.
+    """
+
+    actor_inbox: Mailbox
+    _cell: Cell
+
+    def bind(self, cell: Cell) -> None:
+        """Called once, by the cell."""
+        self._cell = cell
+
+    @property
+    def dead_letters(self) -> int:
+        """How many messages were accepted for this actor and could not be handled."""
+        return self.actor_inbox.dead_letters
+
+    def tell(self, message: Any) -> None:
+        """Send a message, from any thread; never blocks. Raises `pykka.ActorDeadError`."""
+        self.actor_inbox.put(Envelope(message))
+
+    @overload
+    def ask(
+        self, message: Any, *, block: Literal[False], timeout: float | None = None
+    ) -> pykka.Future[Any]: ...
+
+    @overload
+    def ask(self, message: Any, *, block: Literal[True], timeout: float | None = None) -> Any: ...
+
+    @overload
+    def ask(
+        self, message: Any, *, block: bool = True, timeout: float | None = None
+    ) -> Any | pykka.Future[Any]: ...
+
+    def ask(
+        self,
+        message: Any,
+        *,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> Any | pykka.Future[Any]:
+        """Send a message and wait for its answer; as `pykka.ActorRef.ask`.
+
+        Raises what the handler raises, `pykka.ActorDeadError`, or `pykka.Timeout` after `timeout`
+        seconds. With `block=False` returns a future that does.
+        """
+        future = _pykka.create_future(self.actor_class)
+        try:
+            self.actor_inbox.put(Envelope(message, future))
+        except pykka.ActorDeadError:
+            future.set_exception()
+        if block:
+            return future.get(timeout=timeout)
+        return future
+
+    @overload
+    def stop(self, *, block: Literal[True], timeout: float | None = None) -> bool: ...
+
+    @overload
+    def stop(self, *, block: Literal[False], timeout: float | None = None) -> pykka.Future[bool]: ...
+
+    @overload
+    def stop(self, *, block: bool = True, timeout: float | None = None) -> bool | pykka.Future[bool]: ...
+
+    def stop(
+        self,
+        *,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> bool | pykka.Future[bool]:
+        """Stop the actor after what is in its inbox now; as `pykka.ActorRef.stop`.
+
+        True if it was alive, False if it was dead already; `pykka.Timeout` after `timeout` seconds.
+        Whether a supervisor then starts it again is a matter of its restart type. Called by
+        `ActorRegistry.stop_all()`, it ends the whole tree that the actor is in, in its order.
+        """
+        future = self._stop_tree(wait=block) if _pykka.called_from_stop_all() else self.request_stop()
+        if block:
+            return future.get(timeout=timeout)
+        return future
+
+    def request_stop(self) -> pykka.Future[bool]:
+        """Queue a stop and interrupt the actor; the future resolves when its thread has ended."""
+        cell = self._cell
+        asked = _pykka.create_future(self.actor_class)
+        incarnation = cell.incarnation
+        try:
+            self.actor_inbox.put(_pykka.new_stop(asked))
+        except pykka.ActorDeadError:
+            asked.set_exception()
+        else:
+            if incarnation is not None and current_incarnation() is not incarnation:
+                incarnation.interrupt()
+
+        def stopped(timeout: float | None) -> bool:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            try:
+                asked.get(timeout=timeout)
+            except pykka.ActorDeadError:
+                was_alive = False
+            else:
+                was_alive = True
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if incarnation is not None and not incarnation.join(left):
+                raise pykka.Timeout(f"{timeout} seconds")
+            return was_alive
+
+        future = cast("pykka.Future[bool]", asked.__class__())
+        future.set_get_hook(stopped)
+        return future
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the actor has ended for good and its thread is gone; False after `timeout` seconds.
+
+        For a supervisor: until its children's threads are gone as well. A thread that had to be
+        abandoned is not waited for. Nothing is stopped by it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self.actor_stopped.wait(timeout):
+            return False
+        incarnation = self._cell.incarnation
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return incarnation is None or incarnation.join(left)
+
+    def proxy(self) -> pykka.ActorProxy[A]:  # type: ignore[override]
+        """As `pykka.ActorRef.proxy`; it, too, goes on working after a restart."""
+        return pykka.ActorProxy(actor_ref=self)
+
+    def _stop_tree(self, *, wait: bool) -> pykka.Future[bool]:
+        was_alive = self.is_alive()
+        root = self._cell
+        while root.supervisor is not None:
+            root = root.supervisor
+        ended = root.ref.request_stop()
+        caller = current_incarnation()
+        inside = caller is not None and _is_below(caller.cell, root)
+
+        def stopped(timeout: float | None) -> bool:
+            # Whoever is part of the tree cannot wait for its end.
+            if wait and not inside:
+                ended.get(timeout=timeout)
+            elif not inside and not self.actor_stopped.wait(timeout):
+                raise pykka.Timeout(f"{timeout} seconds")
+            return was_alive
+
+        future = cast("pykka.Future[bool]", _pykka.create_future(self.actor_class))
+        future.set_get_hook(stopped)
+        return future
+
+
+def _is_below(cell: Cell | None, root: Cell) -> bool:
+    while cell is not None:
+        if cell is root:
+            return True
+        cell = cell.supervisor
+    return False
+
+
+def _cell_of(ref: pykka.ActorRef[Any]) -> Cell:
+    if not isinstance(ref, SupervisedRef):
+        raise TypeError(f"{ref} is not the ref of a supervised actor")
+    return ref._cell  # noqa: SLF001
+
+
+def kill(ref: pykka.ActorRef[Any]) -> bool:
+    """End the actor's present incarnation with reason `Killed`, from any thread.
+
+    It overtakes the inbox and calls the actor's `interrupt()` in the caller's thread. A thread that
+    does not end within the actor's `shutdown` (5 s without a supervisor) is abandoned. Then its
+    supervisor restarts it, or does not, as after a crash. Returns at once: True if there was a live
+    incarnation. Raises TypeError for the ref of a plain Pykka actor.
+
+    OTP's `exit(Pid, kill)`, which also runs no code of the process; but Python frees no sockets of
+    dead threads, so `on_failure` is called where the thread comes back in time.
+    """
+    return _cell_of(ref).kill()
+
+
+def supervisor_of(ref: pykka.ActorRef[Any]) -> SupervisedRef[Any] | None:
+    """The ref of the supervisor of an actor; None for a root, an actor on its own, a plain Pykka actor."""
+    if not isinstance(ref, SupervisedRef):
+        return None
+    supervisor = ref._cell.supervisor  # noqa: SLF001
+    return None if supervisor is None else supervisor.ref
+
+
+def root_of(ref: pykka.ActorRef[Any]) -> SupervisedRef[Any]:
+    """The ref at the top of the tree that an actor is in; an actor on its own is its own root.
+
+    Raises TypeError for the ref of a plain Pykka actor.
+    """
+    cell = _cell_of(ref)
+    while cell.supervisor is not None:
+        cell = cell.supervisor
+    return cell.ref
+
+
+def alive_or_raise(ref: pykka.ActorRef[Any]) -> None:
+    """Raises `pykka.ActorDeadError` for the dead."""
+    if not ref.is_alive():
+        raise dead(ref)
