@@ -12,7 +12,6 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pykka
-from pykka import _actor as _pykka_actor
 from pykka import messages
 from pykka._envelope import Envelope
 
@@ -56,11 +55,11 @@ PRIVATE_HOOKS: Final[dict[str, tuple[object, str]]] = {
 
 
 class _Bare(pykka.ThreadingActor):
-    """An actor to look at: what does `Actor.__init__` set, and what does a ref hold?"""
+    """An actor to look at: what `Actor.__init__` sets, and what a ref holds."""
 
 
 def missing_hooks() -> list[str]:
-    """The names of the private hooks that the installed Pykka does not have."""
+    """List the private hooks that the installed Pykka does not have, by name."""
     missing = [name for name, (owner, attribute) in PRIVATE_HOOKS.items() if not hasattr(owner, attribute)]
     actor = _Bare()
     if not isinstance(actor.__dict__.get("_actor_ref"), pykka.ActorRef):
@@ -69,18 +68,18 @@ def missing_hooks() -> list[str]:
         missing.append("pykka.Actor._actor_ref, set last by Actor.__init__")
     if referenced_actor(actor.actor_ref) is not actor:
         missing.append("pykka.ActorRef._actor_weakref (from 4.4.2) or ._actor (before)")
-    if not hasattr(_pykka_actor.ActorRegistry.stop_all, "__func__"):
+    if not hasattr(pykka.ActorRegistry.stop_all, "__func__"):
         missing.append("pykka.ActorRegistry.stop_all, a class method")
     return missing
 
 
 def create_future(actor_class: type[pykka.Actor]) -> pykka.Future[Any]:
-    """The future in which an actor of this class answers."""
+    """Make the future in which an actor of this class answers."""
     return actor_class._create_future()  # noqa: SLF001
 
 
 def new_stop(reply_to: pykka.Future[Any] | None = None) -> Envelope[Any]:
-    """An envelope that asks an actor to stop."""
+    """Make an envelope that asks an actor to stop."""
     return Envelope(ActorStop(), reply_to)
 
 
@@ -104,7 +103,7 @@ def runs_pykkas_own_loop(actor_class: type[pykka.Actor]) -> bool:
 
 
 def own_threads() -> dict[int, threading.Thread]:
-    """The live threads that run a Pykka actor's loop, by the `id()` of the actor."""
+    """Find the live threads that run a Pykka actor's loop, by the `id()` of the actor."""
     found: dict[int, threading.Thread] = {}
     for thread in threading.enumerate():
         owner = getattr(getattr(thread, "_target", None), "__self__", None)
@@ -114,7 +113,7 @@ def own_threads() -> dict[int, threading.Thread]:
 
 
 def referenced_actor(ref: pykka.ActorRef[Any]) -> pykka.Actor | None:
-    """The actor behind a ref; None once it has been collected."""
+    """Find the actor behind a ref; None once it has been collected."""
     weak = getattr(ref, "_actor_weakref", None)
     if weak is not None:
         return cast("pykka.Actor | None", weak())

@@ -58,7 +58,7 @@ class Reply(Generic[T]):
         self,
         exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
     ) -> bool:
-        """The same in the form of `sys.exc_info()`."""
+        """Do the same from what `sys.exc_info()` gives."""
         reply_to = self._take()
         if reply_to is None:
             return False
@@ -165,7 +165,7 @@ class SupervisedActor(pykka.ThreadingActor):
         return cell
 
     @property
-    def _actor_ref(self) -> SupervisedRef[Any]:  # type: ignore[override]
+    def _actor_ref(self) -> SupervisedRef[Any]:
         return cast("SupervisedRef[Any]", self.__dict__["_supervised_ref"])
 
     @_actor_ref.setter
@@ -182,10 +182,10 @@ class SupervisedActor(pykka.ThreadingActor):
         raise TypeError("a supervised actor is started by start(), or by its supervisor")
 
     def _wind_down(self) -> None:
-        """What a supervisor does before its own hooks: end its children."""
+        """End what lives only by this actor: a supervisor's children."""
 
     def _abandoned(self) -> None:
-        """What is done for a supervisor whose thread was left behind, in another thread."""
+        """End the children of a supervisor whose thread was left behind, in another thread."""
 
     def _children_allowance(self) -> float | None:
         """Seconds that ending the children may take; None: no limit."""
@@ -193,7 +193,7 @@ class SupervisedActor(pykka.ThreadingActor):
 
 
 def supervised_class(actor_class: type[pykka.ThreadingActor]) -> type[SupervisedActor]:
-    """The class that is run for an actor class: itself, or a subclass of any other `ThreadingActor`.
+    """Give the class that is run for an actor class: itself, or a subclass of any other `ThreadingActor`.
 
     The subclass puts `SupervisedActor` between the class and Pykka, and keeps its name.
     """
@@ -208,7 +208,6 @@ def supervised_class(actor_class: type[pykka.ThreadingActor]) -> type[Supervised
         "__doc__": actor_class.__doc__,
         "_supervises": actor_class,
     }
-    return cast(
-        "type[SupervisedActor]",
-        type(actor_class)(actor_class.__name__, (actor_class, SupervisedActor), namespace),
-    )
+    metaclass: Any = type(actor_class)
+    made = metaclass(actor_class.__name__, (actor_class, SupervisedActor), namespace)
+    return cast("type[SupervisedActor]", made)

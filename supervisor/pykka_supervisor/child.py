@@ -77,7 +77,7 @@ class ChildSpec:
     max_buffered: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        cls = self.actor_class
+        cls: object = self.actor_class
         if not (isinstance(cls, type) and issubclass(cls, pykka.ThreadingActor)):
             raise InvalidSpecError(f"a child's class must be a pykka.ThreadingActor, not {cls!r}")
         _check(self.restart in ("permanent", "transient", "temporary"), "restart", self.restart)
@@ -136,7 +136,7 @@ def resolve_siblings(
     spec: ChildSpec,
     find: Callable[[str], pykka.ActorRef[Any]],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a start, with each `sibling(...)` replaced by what `find` gives."""
+    """Give the arguments of a start, with each `sibling(...)` replaced by what `find` gives."""
 
     def resolved(values: Iterable[Any]) -> Iterable[Any]:
         return (find(value.id) if isinstance(value, Sibling) else value for value in values)

@@ -10,8 +10,7 @@ however many there are. They are ended in parallel.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
@@ -22,6 +21,7 @@ from .ref import SupervisedRef
 
 if TYPE_CHECKING:
     import pykka
+
     from .exits import Exit
     from .timers import Clock
 
@@ -94,7 +94,7 @@ class DynamicSupervisor(BaseSupervisor):
         significant: bool = False,
         **options: Any,
     ) -> ChildSpec:
-        """The same as one child of another supervisor; `options` are those of `start`."""
+        """Specify it as a child of another supervisor; `options` are those of `start`."""
         return ChildSpec(
             cls,
             (),

@@ -1,10 +1,14 @@
-"""What can be refused. All under `SupervisorError`; an exception of the child's own start is raised as it is."""
+"""What can be refused, all under `SupervisorError`.
+
+An exception of the child's own start is raised as it is.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pykka
+if TYPE_CHECKING:
+    import pykka
 
 __all__ = [
     "ActorKilledError",
@@ -77,8 +81,3 @@ class IgnoreStart(Exception):  # noqa: N818
 
 class ActorKilledError(BaseException):
     """What `on_failure` gets of an actor that was killed; it is never raised."""
-
-
-def dead(who: object) -> pykka.ActorDeadError:
-    """Pykka's error for a ref whose actor is no more, in Pykka's words."""
-    return pykka.ActorDeadError(f"{who} not found")

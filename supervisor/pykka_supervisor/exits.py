@@ -90,7 +90,7 @@ class Crash(Exit):
 
     @classmethod
     def of(cls, exception: BaseException) -> Crash:
-        """The reason for an exception that has just been caught."""
+        """Make the reason for an exception that has just been caught."""
         cause = _one_line(exception)
         trace = _trace(exception)
         exception.__traceback__ = None
@@ -110,7 +110,7 @@ class StartFailed(Exit):
 
     @classmethod
     def of(cls, exception: BaseException) -> StartFailed:
-        """The reason for an exception; its traceback is kept, for whoever raises it again."""
+        """Make the reason for an exception; its traceback is kept, for whoever raises it again."""
         return cls(exception, _one_line(exception), _trace(exception))
 
     def __reduce__(self) -> tuple[type[StartFailed], tuple[BaseException | None, str, str]]:

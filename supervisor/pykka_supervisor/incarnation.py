@@ -12,7 +12,7 @@ waits for it is told so, and when its thread comes back at last it finds nothing
 of the actor is called any more.
 
     launched -> started -> ended            by itself, stopped, crashed or killed
-            \\-> ended       \\-> abandoned   somebody else's decision; the thread may still run
+            \-> ended       \-> abandoned   somebody else's decision; the thread may still run
 
 What an incarnation that is being ended shall die of stands in `order`. Two ways to end one: a stop
 that waits its turn in the inbox, as Pykka's does, and `command()`, which overtakes the inbox.
@@ -66,17 +66,17 @@ _leaked: set[Incarnation] = set()
 
 
 def current_incarnation() -> Incarnation | None:
-    """The supervised actor in whose thread this is called."""
+    """Tell in which supervised actor's thread this is called; None for any other thread."""
     return _current.incarnation
 
 
 def leaked_threads() -> list[str]:
-    """The names of the threads that were abandoned and still run, in the whole process."""
+    """Name the threads that were abandoned and still run, in the whole process."""
     return sorted(incarnation.thread.name for incarnation in tuple(_leaked) if incarnation.thread.is_alive())
 
 
 def leaked_in(cell: Cell) -> int:
-    """How many abandoned threads of this actor still run."""
+    """Count the abandoned threads of this actor that still run."""
     return sum(incarnation.cell is cell for incarnation in tuple(_leaked))
 
 
@@ -282,7 +282,7 @@ class Cell:
     # -- death
 
     def ended(self, incarnation: Incarnation, reason: Exit) -> None:
-        """An incarnation's thread is about to end; runs in it, once."""
+        """Say that an incarnation's thread is about to end; runs in it, once."""
         with self.lock:
             incarnation.retired = True
             incarnation.since = PARKED
@@ -339,7 +339,7 @@ class Cell:
         return True
 
     def finish(self, reason: Exit) -> bool:
-        """The actor ends for good, from any thread; False when it has ended before."""
+        """End the actor for good, from any thread; False when it has ended before."""
         with self.lock:
             if self.reason is not None:
                 return False
@@ -484,8 +484,8 @@ class Incarnation(Receiver):
         self.error: BaseException | None = None
         self.reply_to: pykka.Future[Any] | None = None
         self.batch: Any = None
-        self.deferred: set[Reply] | None = None
-        self.deferring: Reply | None = None
+        self.deferred: set[Reply[Any]] | None = None
+        self.deferring: Reply[Any] | None = None
         self.stop_replies: list[pykka.Future[Any]] | None = None
         self.kill_timer: Timer | None = None
         self.links: list[Callable[[], None]] | None = None
@@ -513,9 +513,10 @@ class Incarnation(Receiver):
 
     def join(self, timeout: float | None) -> bool:
         """Wait until the thread is gone, or has been abandoned; False at the time-out."""
-        if self.abandoned or self.thread is threading.current_thread():
+        if self.thread is threading.current_thread():
             return True
-        self.thread.join(timeout)
+        if not self.abandoned:
+            self.thread.join(timeout)
         return self.abandoned or not self.thread.is_alive()
 
     def open_gate(self) -> None:
@@ -664,6 +665,12 @@ class Incarnation(Receiver):
         if not self.retired:
             self.batch = None
 
+    def _take_pending(self) -> tuple[Reply[Any] | None, pykka.Future[Any] | None]:
+        """Take what the message in hand is to be answered through: deferred, or not."""
+        taken = self.deferring, self.reply_to
+        self.deferring = self.reply_to = None
+        return taken
+
     def _answer(
         self,
         actor: SupervisedActor,
@@ -681,11 +688,11 @@ class Incarnation(Receiver):
             elif kind == _PROXY:
                 response = _pykka.handle_proxy_message(actor, message)
             else:
-                response = self._run_batch(actor, message)
+                self._run_batch(actor, message)
+                response = None
         except BaseException as error:
-            deferring, self.deferring = self.deferring, None
-            pending, self.reply_to = self.reply_to, None
-            told = sys.exc_info()
+            deferring, pending = self._take_pending()
+            told: Any = sys.exc_info()
             if not isinstance(error, Exception):
                 # An asker must not be ended by what ended this actor.
                 dead = pykka.ActorDeadError(f"{self.cell} died of {type(error).__name__}")
@@ -698,8 +705,7 @@ class Incarnation(Receiver):
                 raise
             _log.debug("exception_answered", actor=str(self.cell), exc_info=error)
             return
-        self.deferring = None
-        pending, self.reply_to = self.reply_to, None
+        _, pending = self._take_pending()
         if pending is not None:
             answer(pending, response)
 
@@ -713,7 +719,7 @@ def answer(reply_to: pykka.Future[Any], value: Any) -> None:
 
 
 def answer_exception(reply_to: pykka.Future[Any], exc_info: Any) -> None:
-    """The same for an exception."""
+    """Set the exception of such a future."""
     try:
         reply_to.set_exception(exc_info)
     except Exception as error:  # noqa: BLE001

@@ -16,7 +16,7 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import pykka
 
@@ -31,9 +31,10 @@ from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
 
 if TYPE_CHECKING:
-    from .timers import Clock, Timer
-    from collections.abc import Iterable
     import threading
+    from collections.abc import Iterable
+
+    from .timers import Clock, Timer
 
 __all__ = ["EXCEEDED", "BaseSupervisor", "Child", "ChildCounts", "ChildInfo", "SupervisorRef"]
 
@@ -50,8 +51,8 @@ class ChildInfo:
     id: str
     ref: SupervisedRef[Any] | None
     status: ChildStatus
-    type: Literal["worker", "supervisor"]
     actor_class: type[pykka.ThreadingActor]
+    type: Literal["worker", "supervisor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +211,15 @@ class BaseSupervisor(SupervisedActor):
         raise NotImplementedError
 
     def _restart(self, child: Child, reason: Exit, incarnation: Incarnation | None) -> None:
-        """A child that wants a restart has died, or failed to start again."""
+        """Decide about a child that wants a restart: it has died, or failed to start again."""
         raise NotImplementedError
 
     def _forget(self, child: Child) -> None:
-        """A child's spec goes."""
+        """Let a child's spec go."""
         raise NotImplementedError
 
     def _ended_by_itself(self, child: Child) -> None:
-        """A child has ended and will not be restarted, by nobody's order."""
+        """See what follows from a child's end that nobody ordered and no restart follows."""
         raise NotImplementedError
 
     def _end_all(self, children: list[Child], *, brutal: bool = False) -> None:
@@ -248,8 +249,8 @@ class BaseSupervisor(SupervisedActor):
                 child.spec.key,
                 cell.ref if (cell := child.live_cell()) is not None and hasattr(cell, "ref") else None,
                 child.status,
-                child.spec.type,
                 child.spec.actor_class,
+                child.spec.type,
             )
             for child in self._all_children()
         ]
@@ -266,7 +267,7 @@ class BaseSupervisor(SupervisedActor):
         )
 
     def interrupt(self) -> None:
-        """A stop or a kill is queued: do not wait for a child's start longer than for its end."""
+        """Wait for a child's start no longer than for its end: a stop or a kill is queued."""
         self._stop_asked = True
         waiting = self._waiting
         if waiting is not None:
@@ -488,7 +489,7 @@ class BaseSupervisor(SupervisedActor):
             self._let_go(child, cell, reason)
 
     def _let_go(self, child: Child, cell: Cell, reason: Exit) -> None:
-        """A child has ended and is not restarted."""
+        """Leave a child that has ended as it is."""
         child.status = "stopped"
         cell.finish(reason)
         if child.spec.restart == "temporary":
@@ -509,7 +510,7 @@ class BaseSupervisor(SupervisedActor):
                 decision = backoff(reason)
                 if decision is GIVE_UP:
                     return GIVE_UP
-                delay = float(cast("float", decision))
+                delay = float(decision)
                 if not math.isfinite(delay):
                     raise ValueError(f"a decision hook returned {delay}")  # noqa: TRY301
             except Exception as error:  # noqa: BLE001

@@ -64,5 +64,5 @@ class Log:
 
 
 def get_logger(name: str) -> Log:
-    """The logger of this name: `_log = get_logger(__name__)` at the top of a module."""
+    """Make a logger of this name, at the top of a module."""
     return Log(name)

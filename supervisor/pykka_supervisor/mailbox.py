@@ -24,14 +24,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Any, Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pykka
 
-
 if TYPE_CHECKING:
-    from ._pykka import Envelope
     from collections.abc import Callable, Iterable
+
+    from ._pykka import Envelope
 
 __all__ = ["FETCHING", "PARKED", "Mailbox", "Receiver"]
 
@@ -171,7 +171,7 @@ class Mailbox:
             parked.release()
 
     def _admit(self, envelope: Envelope[Any]) -> bool:
-        """With the lock held, where the gate is not simply open: may this one in?"""
+        """With the lock held, where the gate is not simply open: whether this one may in."""
         if self._gate == _CLOSED:
             raise pykka.ActorDeadError(f"{self.owner} not found")
         if len(self._items) < self._limit:
@@ -213,8 +213,8 @@ class Receiver:
             except IndexError:
                 self._park()
                 continue
-            if self.retired:
-                self._give_back(envelope)
+            if self.retired:  # another thread may have set it since
+                self._give_back(envelope)  # type: ignore[unreachable]
                 return None
             self.since = self._monotonic()
             return envelope

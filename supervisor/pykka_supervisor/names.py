@@ -39,7 +39,7 @@ def release(cell: Cell) -> None:
 
 
 def whereis(name: str) -> SupervisedRef[Any] | None:
-    """The ref of the live actor of this name; it stays the same when that actor is restarted."""
+    """Find the ref of the live actor of this name; it stays the same when that actor is restarted."""
     cell = _cells.get(name)
     return None if cell is None else cell.ref
 

@@ -14,12 +14,12 @@ that does not run, because it ended in order or was terminated, stays as it is, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from .policy import RestartType
     from collections.abc import Sequence
+
+    from .policy import RestartType
 
 __all__ = ["Plan", "Strategy", "plan_restart"]
 
@@ -40,7 +40,7 @@ def plan_restart(
     children: Sequence[tuple[str, RestartType]],
     dead: str,
 ) -> Plan:
-    """The plan for the death of `dead`; `children` are all of them in start order."""
+    """Plan for the death of `dead`; `children` are all of them in start order."""
     if strategy == "one_for_one":
         return Plan((), (), (dead,))
     ids = [child for child, _ in children]

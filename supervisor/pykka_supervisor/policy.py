@@ -74,7 +74,7 @@ class Intensity:
         return len(times)
 
     def peek(self, now: float) -> int:
-        """The same from another thread: nothing is changed."""
+        """Count, from another thread: nothing is changed."""
         times = self._times
         return 0 if times is None else sum(now - then <= self.max_seconds for then in tuple(times))
 

@@ -11,7 +11,7 @@ import atexit
 import os
 import signal
 import threading
-from typing import Any, Self, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import pykka
 
@@ -21,8 +21,8 @@ from .mailbox import Mailbox
 from .ref import SupervisedRef
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
     from collections.abc import Callable, Iterable
+    from types import FrameType, TracebackType
 
 __all__ = ["SignalHandling", "stop_on_signals"]
 
@@ -67,7 +67,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class SignalHandling:
-    """What `stop_on_signals` returns: `restore()`, or leave its `with` block, and the handlers are as before."""
+    """What `stop_on_signals` returns: `restore()`, or the end of its `with` block, restores the handlers."""
 
     def __init__(self, ref: pykka.ActorRef[Any], signals: Iterable[int]) -> None:
         self._ref = ref

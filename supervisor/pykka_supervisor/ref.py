@@ -9,12 +9,11 @@ import pykka
 
 from . import _pykka
 from ._pykka import Envelope
-from .errors import dead
 from .incarnation import current_incarnation
 
 if TYPE_CHECKING:
-    from .mailbox import Mailbox
     from .incarnation import Cell
+    from .mailbox import Mailbox
 
 __all__ = ["SupervisedRef", "kill", "root_of", "supervisor_of"]
 
@@ -37,7 +36,7 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     _cell: Cell
 
     def bind(self, cell: Cell) -> None:
-        """Called once, by the cell."""
+        """Tie it to its cell; called once, by that."""
         self._cell = cell
 
     @property
@@ -152,7 +151,7 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         return incarnation is None or incarnation.join(left)
 
-    def proxy(self) -> pykka.ActorProxy[A]:  # type: ignore[override]
+    def proxy(self) -> pykka.ActorProxy[A]:
         """As `pykka.ActorRef.proxy`; it, too, goes on working after a restart."""
         return pykka.ActorProxy(actor_ref=self)
 
@@ -207,7 +206,7 @@ def kill(ref: pykka.ActorRef[Any]) -> bool:
 
 
 def supervisor_of(ref: pykka.ActorRef[Any]) -> SupervisedRef[Any] | None:
-    """The ref of the supervisor of an actor; None for a root, an actor on its own, a plain Pykka actor."""
+    """Find the supervisor of an actor; None for a root, an actor on its own, a plain Pykka actor."""
     if not isinstance(ref, SupervisedRef):
         return None
     supervisor = ref._cell.supervisor  # noqa: SLF001
@@ -215,7 +214,7 @@ def supervisor_of(ref: pykka.ActorRef[Any]) -> SupervisedRef[Any] | None:
 
 
 def root_of(ref: pykka.ActorRef[Any]) -> SupervisedRef[Any]:
-    """The ref at the top of the tree that an actor is in; an actor on its own is its own root.
+    """Find the top of the tree that an actor is in; an actor on its own is its own root.
 
     Raises TypeError for the ref of a plain Pykka actor.
     """
@@ -223,9 +222,3 @@ def root_of(ref: pykka.ActorRef[Any]) -> SupervisedRef[Any]:
     while cell.supervisor is not None:
         cell = cell.supervisor
     return cell.ref
-
-
-def alive_or_raise(ref: pykka.ActorRef[Any]) -> None:
-    """Raises `pykka.ActorDeadError` for the dead."""
-    if not ref.is_alive():
-        raise dead(ref)

@@ -6,8 +6,8 @@ OTP's `supervisor`; docs/otp-rules.md sets each beside what stands for it here.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast, TYPE_CHECKING
-
+import contextlib
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .errors import (
@@ -25,13 +25,14 @@ from .incarnation import Cell, Incarnation, Internal, report
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .planner import Strategy, plan_restart
 from .policy import GIVE_UP, Intensity
-import contextlib
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pykka
+
     from .ref import SupervisedRef
     from .timers import Clock
-    from collections.abc import Iterable
 
 __all__ = ["AutoShutdown", "StaticSupervisorRef", "Supervisor"]
 
@@ -111,7 +112,7 @@ class Supervisor(BaseSupervisor):
         super().__init__(name=name, clock=clock)
 
     @classmethod
-    def start(  # type: ignore[override]
+    def start(
         cls,
         children: Iterable[ChildSpecLike],
         *,
@@ -151,7 +152,7 @@ class Supervisor(BaseSupervisor):
         significant: bool = False,
         **options: Any,
     ) -> ChildSpec:
-        """The same tree as one child of another supervisor; `options` are those of `start`.
+        """Specify the same tree as one child of another supervisor; `options` are those of `start`.
 
         `start_timeout=None` here means as long as its children are allowed together: it is waited for.
         """
@@ -274,7 +275,7 @@ class Supervisor(BaseSupervisor):
             raise StartError(f"there is no running sibling {child_id!r} that was started before")
         return cell.ref
 
-    def _restarts_of(self, child: Child) -> int:
+    def _restarts_of(self, child: Child) -> int:  # noqa: ARG002 - all children share one intensity
         return self._intensity.peek(self._cell.clock.monotonic())
 
     def _forget(self, child: Child) -> None:

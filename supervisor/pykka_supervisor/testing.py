@@ -7,17 +7,17 @@ import itertools
 import threading
 import time
 import weakref
-from typing import Any, Self, TypeVar, overload, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .actor import SupervisedActor
 from .ref import SupervisedRef, kill
 from .timers import Timer
 
 if TYPE_CHECKING:
-    import pykka
-    from types import TracebackType
     from collections.abc import Callable
+    from types import TracebackType
+
+    import pykka
 
 __all__ = ["Probe", "TestClock", "await_restart", "kill"]
 

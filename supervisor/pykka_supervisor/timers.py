@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 import time
-from typing import Any, Final, Protocol, runtime_checkable, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import pykka
 
@@ -55,7 +55,7 @@ class Timer:
         return bool(self._callback)
 
     def take(self) -> Callable[[], None] | None:
-        """The callback, once: for a clock that fires it."""
+        """Take the callback, once: for a clock that fires it."""
         try:
             return self._callback.pop()
         except IndexError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TYPE_CHECKING
-
+from typing import TYPE_CHECKING, Any, Literal
 
 from .incarnation import Cell, leaked_in
 from .keeper import BaseSupervisor, Child
@@ -44,7 +43,7 @@ class Node:
 
 
 def snapshot(ref: pykka.ActorRef[Any]) -> Node:
-    """The tree below an actor, itself included, as it is now, from any thread.
+    """Show the tree below an actor, itself included, as it is now, from any thread.
 
     Raises TypeError for the ref of a plain Pykka actor.
     """
