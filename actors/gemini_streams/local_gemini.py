@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import gzip as gzip_module
 import itertools
+import json
 import os
 import re
 import select
@@ -691,8 +692,8 @@ class _Rule:
     def fits_early(self, record: RequestRecord, start_of_body: bytes) -> bool:
         """Whether a request whose body is still coming belongs here, as far as that can be seen."""
         if isinstance(self.pattern, str):
-            quoted = (msgspec.json.encode(self.pattern)[1:-1], _ascii_json(self.pattern))
-            return any(form in start_of_body for form in quoted)
+            forms = (json.dumps(self.pattern), json.dumps(self.pattern, ensure_ascii=False))
+            return any(form[1:-1].encode() in start_of_body for form in forms)
         try:
             return bool(self.pattern(record))
         except Exception:  # noqa: BLE001 - it may well look at a body that is not there yet
@@ -707,11 +708,6 @@ class _Rule:
         self.matches += 1
         record.pattern, record.nth = self.pattern, self.matches
         return answer
-
-
-def _ascii_json(text: str) -> bytes:
-    escaped = msgspec.json.encode(text)[1:-1].decode()
-    return "".join(c if ord(c) < 128 else c.encode("unicode-escape").decode() for c in escaped).encode()
 
 
 class LocalGemini:
@@ -1002,6 +998,8 @@ class LocalGemini:
             except OSError:  # out of descriptors, or the client has gone already
                 await asyncio.sleep(0.01)
                 continue
+            with contextlib.suppress(OSError):  # each event leaves when it is written
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections_opened += 1
             task = asyncio.create_task(self._connect(accepted, context, self._connections_opened))
             handshakes.add(task)
@@ -1100,7 +1098,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(0)
+        self._transport.set_write_buffer_limits(high=1, low=0)  # TLS takes 0 for always full
         self._server._joined(self)
         self.task = asyncio.get_running_loop().create_task(self._serve())
 
@@ -1188,7 +1186,7 @@ class _Connection(asyncio.Protocol):
         size = int(headers.get("content-length", "0"))
         stall: StallUpload | None = None
         while len(self._received) < size:
-            if stall is None and 0 < len(self._received) <= _STALL_LOOK:
+            if stall is None and record.model and 0 < len(self._received) <= _STALL_LOOK:
                 chosen = self._server._choose_stall(record, bytes(self._received))
                 if chosen is not None:
                     stall, gate = chosen
@@ -1201,7 +1199,6 @@ class _Connection(asyncio.Protocol):
         """Read nothing until the gate opens. Of a socket that is not read nobody tells the end: look."""
         sock = self._transport.get_extra_info("socket")
         self._transport.pause_reading()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         record.stalled = True
         self._record = record
         self._server._arrived(record)
@@ -1222,6 +1219,10 @@ class _Connection(asyncio.Protocol):
 
     async def _send(self, data: bytes, segment: int = _PIECE) -> None:
         for start in range(0, len(data), segment):
+            if self._transport.is_closing():
+                await (
+                    asyncio.get_running_loop().create_future()
+                )  # the client has left: the task is being ended
             piece = data[start : start + segment]
             self._transport.write(piece)
             self._written += len(piece)
@@ -1270,8 +1271,8 @@ class _Connection(asyncio.Protocol):
         target = re.sub(r"^https?://[^/]*", "", target)  # as a proxy would be asked
         record = RequestRecord(self._server._changed, self._number, target, shown)
         self._written = 0
-        body, stall = await self._body(record, headers)
         refusal = self._server._refusal(method, target, record, key)
+        body, stall = await self._body(record, headers)
         if refusal is None:
             refusal = _decode(record, body)
         self._record = record
