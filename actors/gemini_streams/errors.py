@@ -39,7 +39,9 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[GeminiStreamsError], args: tuple[Any, ...], state: dict[str, Any]) -> GeminiStreamsError:
+def _rebuild(
+    cls: type[GeminiStreamsError], args: tuple[Any, ...], state: dict[str, Any]
+) -> GeminiStreamsError:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -98,7 +100,9 @@ class APIError(GeminiStreamsError):
         self.details: list[Any] = details if details is not None else []
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (str(self.code), self.status))) + (f": {self.message}" if self.message else "")
+        return " ".join(filter(None, (str(self.code), self.status))) + (
+            f": {self.message}" if self.message else ""
+        )
 
 
 class ConnectionFailedError(GeminiStreamsError, ConnectionError):
@@ -154,7 +158,7 @@ class StreamCrashedError(GeminiStreamsError):
 
 
 class SlowSubscriberError(GeminiStreamsError):
-    """This subscriber was let go because it did not take its events in time; the stream goes on for the others."""
+    """The subscriber that gets it was let go, for it did not take its events; the stream goes on for the others."""
 
 
 # -- a request that the manager refused ------------------------------------------------------------------------------

@@ -35,8 +35,8 @@ __all__ = [
     "StreamInfo",
     "StreamRestarting",
     "StreamStopped",
-    "SubscriberMessage",
     "Subscribe",
+    "SubscriberMessage",
     "Unsubscribe",
 ]
 
@@ -60,7 +60,7 @@ class StartStream(_Contents, frozen=True, kw_only=True):
     config: Any | msgspec.UnsetType = msgspec.UNSET
     idle_timeout: float | msgspec.UnsetType = msgspec.UNSET
     first_event_timeout: float | msgspec.UnsetType = msgspec.UNSET
-    deadline: float | None | msgspec.UnsetType = msgspec.UNSET
+    deadline: float | msgspec.UnsetType | None = msgspec.UNSET
     retry: RetryPolicy | msgspec.UnsetType = msgspec.UNSET
     flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
     history: int | msgspec.UnsetType = msgspec.UNSET
@@ -214,7 +214,7 @@ class StreamRestarting(msgspec.Struct, frozen=True):
 
 
 class EventsDropped(msgspec.Struct, frozen=True):
-    """This subscriber's flow control left out `count` events, from `first_sequence` on, exactly here."""
+    """The subscriber's own flow control left out `count` events, from `first_sequence` on, exactly here."""
 
     stream_id: str
     attempt: int

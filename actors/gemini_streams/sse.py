@@ -111,19 +111,22 @@ class Decoder:
             if self._size + len(self._tail) > self._max:
                 raise self._too_large()
 
-    def take(self, count: int | None = None, first_room: int | None = None, room: int | None = None) -> list[bytes]:
-        """Return the data of the next finished events: at most `count`, and together at most `room` bytes.
+    @property
+    def next_size(self) -> int:
+        """Bytes of the next event that was not taken; 0 where there is none."""
+        return len(self._ready[self._next]) if self._next < len(self._ready) else 0
 
-        The first one may have up to `first_room` bytes. `None` is no limit.
+    def take(self, count: int | None = None, room: int | None = None) -> list[bytes]:
+        """Return the data of the next finished events, at most `count`, as many as fit `room` bytes together.
+
+        The first one is given whatever its size. `None` is no limit.
         """
         ready, start = self._ready, self._next
         stop = len(ready) if count is None else min(len(ready), start + count)
         taken = ready[start:stop] if start or stop < len(ready) else ready
-        if taken and (room is not None or first_room is not None):
-            sizes = sum(map(len, taken))
-            if (room is not None and sizes > room) or (first_room is not None and sizes > first_room):
-                taken = _fitting(taken, first_room, room)
-                stop = start + len(taken)
+        if room is not None and taken and sum(map(len, taken)) > room:
+            taken = _fitting(taken, room)
+            stop = start + len(taken)
         if stop == len(ready):
             self._ready = []
             self._next = 0
@@ -218,11 +221,9 @@ class Decoder:
             self.stray += line[: _MAX_STRAY - len(self.stray)] + b"\n"
 
 
-def _fitting(payloads: list[bytes], first_room: int | None, room: int | None) -> list[bytes]:
-    total = 0
+def _fitting(payloads: list[bytes], room: int) -> list[bytes]:
     for index, payload in enumerate(payloads):
-        total += len(payload)
-        limit = first_room if index == 0 else room
-        if limit is not None and total > limit:
+        room -= len(payload)
+        if room < 0 and index:
             return payloads[:index]
     return payloads

@@ -57,7 +57,16 @@ def test_payload_is_given_before_its_chunk_is_whole() -> None:
 
 @pytest.mark.parametrize(
     "wire",
-    [b"-1\r\n", b"+5\r\nhello\r\n", b"1_0\r\n", b"\r\n", b"0x5\r\n", b"5\r\nhelloXX", b"ffffffffffffffff1\r\n", b"5\r\nhelloX"],
+    [
+        b"-1\r\n",
+        b"+5\r\nhello\r\n",
+        b"1_0\r\n",
+        b"\r\n",
+        b"0x5\r\n",
+        b"5\r\nhelloXX",
+        b"ffffffffffffffff1\r\n",
+        b"5\r\nhelloX",
+    ],
 )
 def test_what_is_no_chunk_is_refused(wire: bytes) -> None:
     for pieces in ([wire], [wire[i : i + 1] for i in range(len(wire))]):

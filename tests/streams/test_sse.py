@@ -114,7 +114,7 @@ def test_take_gives_every_event_once_in_order_and_within_the_room(body: bytes, c
     taken: list[bytes] = []
     while True:
         waiting = decoder.waiting
-        got = decoder.take(count, None, room)
+        got = decoder.take(count, room)
         assert len(got) <= count
         assert len(got) <= 1 or sum(map(len, got)) <= room
         taken += got
@@ -124,12 +124,14 @@ def test_take_gives_every_event_once_in_order_and_within_the_room(body: bytes, c
     assert taken == reference(body)[0]
 
 
-def test_no_room_takes_nothing() -> None:
+def test_no_count_takes_nothing_and_the_first_event_always_fits() -> None:
     decoder = Decoder(LIMIT)
-    decoder.feed(b"data: 12345\n\n")
+    decoder.feed(b"data: 12345\n\ndata: 1\n\n")
     assert decoder.take(0) == []
-    assert decoder.take(5, 4, 4) == []
-    assert decoder.take(5, 5, 4) == [b"12345"]
+    assert decoder.next_size == 5
+    assert decoder.take(5, 4) == [b"12345"]
+    assert decoder.take(5, 4) == [b"1"]
+    assert decoder.next_size == 0
 
 
 def test_id_and_retry_are_kept_by_their_rules() -> None:

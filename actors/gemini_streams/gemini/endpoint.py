@@ -1,15 +1,16 @@
 """Where Gemini is, with which key, and what a request carries besides its body.
 
-The rules (google-genai's where it has one, contract section 6 and wire.md for the rest):
+The rules (google-genai's where it has one, the contract's for the rest):
 
-- An argument beats the environment. `GOOGLE_API_KEY` beats `GEMINI_API_KEY`, `GOOGLE_GEMINI_BASE_URL` moves the base
-  URL, `GOOGLE_GENAI_USE_VERTEXAI` (or its newer name `GOOGLE_GENAI_USE_ENTERPRISE`) asks for Vertex AI. Proxies and
-  certificate bundles are found as requests finds them.
-- An endpoint is only a value: writing one never fails. `resolve` reads the environment, checks everything once and
-  answers a `Target` that can no longer be wrong.
-- The key travels in a header, over TLS or to loopback; anything else has to be asked for (`allow_plain_http`).
-- No `repr`, pickle or error shows a key, a header's value or a proxy's password. Secrets are held as `Secret`, which
-  is no `str`; where a header needs the plain value, it is a `str` that prints masked.
+- An argument beats the environment. `GOOGLE_API_KEY` beats `GEMINI_API_KEY`, `GOOGLE_GEMINI_BASE_URL` moves
+  the base URL, `GOOGLE_GENAI_USE_VERTEXAI` (or its newer name `GOOGLE_GENAI_USE_ENTERPRISE`) asks for
+  Vertex AI. Proxies and certificate bundles are found as requests finds them.
+- An endpoint is only a value: writing one never fails. `resolve` reads the environment, checks everything
+  once and answers a `Target` that can no longer be wrong.
+- The key travels in a header, over TLS or to loopback; anything else has to be asked for
+  (`allow_plain_http`).
+- No `repr`, pickle or error shows a key, a header's value or a proxy's password. Secrets are held as
+  `Secret`, which is no `str`; where a header needs the plain value, it is a `str` that prints masked.
 - A model name or base URL that could lead the request to another path is refused, not escaped.
 
 `Endpoint` is the seam for Vertex AI: another class with a `resolve` of its own.
@@ -83,7 +84,7 @@ class Secret:
         self._plain = plain
 
     def reveal(self) -> str:
-        """The string itself. Keep it out of local variables of code that can raise."""
+        """Return the string itself. Keep it out of local variables of code that can raise."""
         return self._plain
 
     def matches(self, pattern: re.Pattern[str]) -> bool:
@@ -148,7 +149,7 @@ class Endpoint(Protocol):
 class Gemini:
     """The Gemini Developer API.
 
-    Immutable, equal and hashable by value. A pickle of one with an `api_key`, headers or proxies in it is refused.
+    Immutable, equal and hashable by value. One that holds an `api_key`, headers or proxies does not pickle.
 
     Args:
         api_key: The key; by default `GOOGLE_API_KEY`, then `GEMINI_API_KEY`.
@@ -169,7 +170,7 @@ class Gemini:
     _headers: Pairs | str | None
     _proxies: Pairs | str | None
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the contract's signature
         self,
         api_key: str | Secret | None = None,
         base_url: str | None = None,
@@ -237,19 +238,14 @@ class Gemini:
             InvalidRequestError: a value that cannot be right, or that asks for Vertex AI.
 
         """
-        key = _key(self.api_key, environ)
-        base = _base(self.base_url, environ)
+        env = _Environment(environ)
+        del environ  # a traceback that shows locals would show the whole of it
+        key = _key(self.api_key, env)
+        base = _base(self.base_url, env)
         headers = _checked_headers(self._headers)
         proxies = _checked_proxies(self._proxies, base)
-        if not isinstance(self.verify, bool | str) or self.verify == "":
-            raise InvalidRequestError(
-                f"verify must be True, False or the path of a certificate bundle, not {type(self.verify).__name__}"
-            )
         _refuse_plain_http(base, proxies, allowed=self.allow_plain_http is True)
-        verify = self.verify
-        if verify is True:
-            verify = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or True
-        return Target(_normal_url(base), key, headers, proxies, verify)
+        return Target(_normal_url(base), key, headers, proxies, _checked_verify(self.verify, env))
 
 
 class Target:
@@ -261,9 +257,12 @@ class Target:
     """Scheme, host, port and path, without a slash at the end."""
     host: str
     verify: bool | str
-    """What requests takes as `verify`: a path came from the arguments or the environment and was not looked at."""
+    """What requests takes as `verify`. A path was not looked at."""
     pool_key: tuple[object, ...]
     """Equal for targets that can share connections. Holds no plain secret."""
+    _key: Secret
+    _headers: Pairs
+    _proxies: Pairs
 
     def __init__(
         self,
@@ -299,15 +298,15 @@ class Target:
         return hash(self._identity())
 
     def url_for(self, model: str) -> str:
-        """The URL that streams `model`'s answers; `InvalidRequestError` where it can be no model's name."""
+        """Return the URL that streams `model`'s answers; `InvalidRequestError` where it can be no name."""
         return f"{self.base_url}/{API_VERSION}/{model_path(model)}:streamGenerateContent?alt=sse"
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
-        """Equal for requests that share a quota, so that one's 429 is a word to all of them."""
+        """Return what is equal for requests that share a quota: one's 429 is a word to all of them."""
         return (self.base_url, self._key.fingerprint, model_path(model))
 
     def headers(self) -> dict[str, str]:
-        """A fresh dict of the request's headers, the key among them as a `str` that prints masked."""
+        """Return a fresh dict of the request's headers, secret ones as a `str` that prints masked."""
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream",
@@ -327,7 +326,7 @@ class Target:
         return {scheme: _HeaderValue(url.reveal()) for scheme, url in self._proxies}
 
     def scrub(self, value: T) -> T:
-        """Return `value` (text, or JSON as Python holds it) with `[key]` wherever one of our secrets stood."""
+        """Return `value` (text, or decoded JSON) with `[key]` wherever one of our secrets stood."""
         return cast("T", _scrubbed(value, self._needles()))
 
     def _needles(self) -> tuple[Secret, ...]:
@@ -351,13 +350,23 @@ def model_path(model: object) -> str:
     return model if "/" in model else f"models/{model}"
 
 
-# -- from arguments and environment ----------------------------------------------------------------------------------
+# -- from arguments and environment --------------------------------------------------------------------------
 
 
-def _key(given: object, environ: Mapping[str, str]) -> Secret:
+class _Environment:
+    """The environment's variables; their values are not shown."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.get = variables.get
+
+    def __repr__(self) -> str:
+        return "<environment>"
+
+
+def _key(given: object, env: _Environment) -> Secret:
     if given is None:
-        _refuse_vertex(environ)
-        found = [Secret(v.strip()) for v in map(environ.get, ("GOOGLE_API_KEY", "GEMINI_API_KEY")) if v]
+        _refuse_vertex(env)
+        found = [Secret(v.strip()) for v in map(env.get, ("GOOGLE_API_KEY", "GEMINI_API_KEY")) if v]
         key = next(filter(None, found), Secret(""))
     elif isinstance(given, Secret):
         key = Secret(given.reveal().strip())
@@ -371,28 +380,28 @@ def _key(given: object, environ: Mapping[str, str]) -> Secret:
         )
     if not key.matches(_KEY):
         raise InvalidRequestError(
-            "the API key holds characters that no header can carry (a space, a line end, a quotation mark of a word"
-            " processor?): copy it again"
+            "the API key holds characters that no header can carry (a space, a line end, a typographic mark):"
+            " copy it again"
         )
     return key
 
 
-def _refuse_vertex(environ: Mapping[str, str]) -> None:
+def _refuse_vertex(env: _Environment) -> None:
     for name in _VERTEX_SWITCHES:
-        value = environ.get(name)
+        value = env.get(name)
         if value is not None:
             if value.lower() in ("true", "1"):
                 raise InvalidRequestError(
-                    f"{name} asks for Vertex AI, which is not supported yet: unset it, or pass Gemini(api_key=...)"
-                    " to use the Gemini Developer API all the same"
+                    f"{name} asks for Vertex AI, which is not supported yet: unset it, or pass"
+                    " Gemini(api_key=...) to use the Gemini Developer API all the same"
                 )
             return
 
 
-def _base(given: object, environ: Mapping[str, str]) -> SplitResult:
+def _base(given: object, env: _Environment) -> SplitResult:
     where, text = "base_url", given
     if given is None:
-        where, text = "GOOGLE_GEMINI_BASE_URL", environ.get("GOOGLE_GEMINI_BASE_URL") or DEFAULT_BASE_URL
+        where, text = "GOOGLE_GEMINI_BASE_URL", env.get("GOOGLE_GEMINI_BASE_URL") or DEFAULT_BASE_URL
     if not isinstance(text, str):
         raise InvalidRequestError(f"base_url must be a string, not {type(text).__name__}")
     hint = f"give {where} like {DEFAULT_BASE_URL!r}"
@@ -413,7 +422,7 @@ def _base(given: object, environ: Mapping[str, str]) -> SplitResult:
 
 
 def _split(text: str) -> SplitResult | None:
-    """The URL's parts; `None` where it is none. `urlsplit` itself drops control characters and so hides them."""
+    """Return a URL's parts; `None` where it is none. `urlsplit` itself drops control characters."""
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
         return None
     try:
@@ -430,7 +439,7 @@ def _normal_url(url: SplitResult) -> str:
 
 
 def _shown_url(text: object) -> str:
-    """A URL for people: without user, password, query and fragment."""
+    """Return a URL for people: without user, password, query and fragment."""
     if not isinstance(text, str):
         return type(text).__name__
     return re.sub(r"^([^/]*//)?[^/]*@", r"\1", re.split(r"[?#]", text, maxsplit=1)[0])[:200]
@@ -474,7 +483,7 @@ def _checked_headers(headers: Pairs | str | None) -> Pairs:
         raise InvalidRequestError(f"headers must be a dict of names and values, not {headers}")
     seen: set[str] = set()
     for name, value in headers:
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        if not _is_str(name) or not _TOKEN.fullmatch(name):
             raise InvalidRequestError("headers: a name holds characters that a header's name cannot have")
         low = name.lower()
         if low in _OWN_HEADERS:
@@ -482,12 +491,12 @@ def _checked_headers(headers: Pairs | str | None) -> Pairs:
             raise InvalidRequestError(f"headers: {name} is set by the stream itself; {instead}")
         if low in seen:
             raise InvalidRequestError(f"headers: {name} is given twice")
-        if not isinstance(value.reveal(), str):
+        if not _is_str(value.reveal()):
             raise InvalidRequestError(f"headers: {name} must be a string")
         if not value.matches(_FIELD_VALUE):
             raise InvalidRequestError(
-                f"headers: the value of {name} holds characters that no header can carry (a line end, a control"
-                " character, a space at either end, or one outside Latin-1)"
+                f"headers: the value of {name} holds characters that no header can carry (a line end, a"
+                " control character, a space at either end, or one outside Latin-1)"
             )
         seen.add(low)
     return headers
@@ -504,18 +513,32 @@ def _checked_proxies(proxies: Pairs | str | None, base: SplitResult) -> Pairs:
         found = get_environ_proxies(_normal_url(base))
         return tuple(sorted((scheme, Secret(url)) for scheme, url in found.items() if scheme != "no"))
     for scheme, url in proxies:
-        if not isinstance(scheme, str) or not isinstance(url.reveal(), str) or not _is_proxy(url):
+        if not _is_str(scheme) or not _is_proxy(url):
             raise InvalidRequestError(hint)
     return proxies
 
 
 def _is_proxy(url: Secret) -> bool:
-    parts = _split(url.reveal())
+    parts = _split(url.reveal()) if _is_str(url.reveal()) else None
     return parts is not None and bool(parts.hostname)
 
 
+def _checked_verify(verify: object, env: _Environment) -> bool | str:
+    if not isinstance(verify, bool | str) or verify == "":
+        raise InvalidRequestError(
+            f"verify must be True, False or the path of a certificate bundle, not {type(verify).__name__}"
+        )
+    if verify is True:
+        return env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or True
+    return verify
+
+
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
+
+
 def _hidden(given: object) -> Pairs | str | None:
-    """A mapping's pairs, their values as secrets; the name of its type where it is no mapping."""
+    """Return a mapping's pairs, the values as secrets; the name of its type where it is no mapping."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
@@ -559,5 +582,5 @@ def _scrubbed(value: Any, needles: tuple[Secret, ...]) -> Any:
 def _without(text: str, secret: str) -> str:
     if len(secret) >= 8:
         return text.replace(secret, MASK)
-    # A key this short is a test's: it is a part of ordinary words, and only as a word of its own it is the key.
+    # A key this short is a test's: it is part of ordinary words, and only as a word of its own it is the key.
     return re.sub(rf"(?<![A-Za-z0-9_-]){re.escape(secret)}(?![A-Za-z0-9_-])", MASK, text)

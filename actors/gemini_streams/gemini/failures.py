@@ -1,20 +1,21 @@
 """What the server says when it refuses a request or breaks an answer off: bytes in, one `APIError` out.
 
-The rules (wire.md, contract section 6):
+The rules (google.rpc's error model, RFC 9110, recorded answers):
 
-- An error is `{"error": {code, message, status, details}}`, alone or in a list of one. It arrives as the body of an
-  error status, as an event of a 200 stream, or inside such a stream as bare JSON without `data:`. A body that is
-  none of that (a proxy's HTML page, an empty one) is still an error: of its status.
+- An error is `{"error": {code, message, status, details}}`, alone or in a list of one. It arrives as the
+  body of an error status, as an event of a 200 stream, or inside such a stream as bare JSON without
+  `data:`. A body that is none of that (a proxy's HTML page, an empty one) is still an error: of its status.
 - The HTTP status counts. Only inside a 200 stream the error's own code does.
 - Worth repeating are 408, 429, 500, 502, 503 and 504; not a quota of the day that is spent.
-- `retry_at` is the latest of what `Retry-After` and every `RetryInfo` in the details ask for. What cannot be read
-  is left out.
-- An error is bounded in size and has no secret of ours in it, whoever wrote it there: everything goes through `scrub`.
+- `retry_at` is the latest of what `Retry-After` and every `RetryInfo` in the details ask for. What cannot
+  be read is left out.
+- An error is bounded in size and has no secret of ours in it, whoever wrote it there: all goes through
+  `scrub`.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import email.utils
 import html
 import json
@@ -70,7 +71,7 @@ Scrub = Callable[[Any], Any]
 def parse_error(
     status: int, headers: Mapping[str, str], body: bytes, *, now: float, scrub: Scrub
 ) -> APIError:
-    """The error that a response with an error status is.
+    """Return the error that a response with an error status is.
 
     `now` is the time in seconds since the epoch. Never raises, whatever the body is.
     """
@@ -78,32 +79,28 @@ def parse_error(
     error = error_of(_json(body))
     if error is not None:
         return _api_error(status, error, asked, now=now, scrub=scrub)
-    excerpt = scrub(_excerpt(body))
-    kind = _header(headers, "content-type").split(";", 1)[0].strip().lower()
-    said = f"the server answered {kind or 'without a content type'}" + (
-        f": {excerpt}" if excerpt else ", empty"
+    excerpt = _excerpt(body, scrub)
+    message = f"HTTP {status} {_phrase(status)}".rstrip() + (
+        f", and a body that is no error of Gemini's: {excerpt}" if excerpt else ", and an empty body"
     )
-    message = " ".join(filter(None, ("HTTP", str(status), _phrase(status)))) + f", {said}"
-    return APIError(
-        status, "", _cut(scrub(message), MAX_MESSAGE), retryable=status in RETRYABLE, retry_at=asked
-    )
+    return APIError(status, "", message, retryable=status in RETRYABLE, retry_at=asked)
 
 
 def error_from_event(data: Any, *, now: float, scrub: Scrub) -> APIError:
-    """The error that an event is: the decoded event itself, or what `Meaning.error` and `find_error` found in it."""
+    """Return the error that an event is, from the decoded event, or from the error object in it."""
     found = error_of(data)
     error = found if found is not None else data if isinstance(data, dict) else {"message": ""}
     code = error.get("code")
     if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3:
         code = int(code)
-    if isinstance(code, bool) or not isinstance(code, int) or not 0 < code < 1000:
+    if isinstance(code, bool) or not isinstance(code, int) or not 100 <= code < 600:
         status = error.get("status")
         code = _CODES.get(status, 0) if isinstance(status, str) else 0
     return _api_error(code, error, None, now=now, scrub=scrub)
 
 
 def find_error(raw: str | bytes) -> dict[str, Any] | None:
-    """The error in what an event stream's body left over: bare JSON, over several lines, without `data:`.
+    """Return the error in what an event stream's decoder left over: bare JSON, perhaps over several lines.
 
     `None` where there is no whole one.
     """
@@ -136,13 +133,13 @@ def retry_after(value: str, *, now: float) -> float | None:
     try:
         date = email.utils.parsedate_to_datetime(value)
         if date.tzinfo is None:
-            date = date.replace(tzinfo=datetime.UTC)
+            date = date.replace(tzinfo=dt.UTC)
         return _at(date.timestamp() - now, now)
     except (ValueError, OverflowError, TypeError):
         return None
 
 
-# -- an error's parts ------------------------------------------------------------------------------------------------
+# -- an error's parts ----------------------------------------------------------------------------------------
 
 
 def _api_error(
@@ -218,9 +215,9 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _excerpt(body: bytes) -> str:
-    """A line of what a page says, for people."""
-    text = body[:8192].decode("utf-8", "replace")
+def _excerpt(body: bytes, scrub: Scrub) -> str:
+    """Return a line of what a page says, for people. Scrubbed before it is cut: half a key is one too."""
+    text: str = scrub(body[:65536].decode("utf-8", "replace"))[:8192]
     if re.match(r"\s*<", text):
         title = re.search(r"<title[^>]{0,200}>([^<]{1,500})", text, re.IGNORECASE)
         text = title[1] if title else re.sub(r"<[^<>]{0,1000}>", " ", text)

@@ -1,17 +1,18 @@
-"""What an event of `streamGenerateContent` means. Pure; every field of an event can be missing or of a wrong type.
+"""What an event of `streamGenerateContent` means. Every field of one can be missing or of a wrong type.
 
-The rules (wire.md, contract sections 6 and 7):
+The rules (Google's API reference, recorded streams, and google-genai 3.4 for continuation):
 
-- The stream's end is the body's clean end; there is no other mark. A finishReason on an event is no end: some streams
-  carry one on every event, and the last one counts.
+- The stream's end is the body's clean end; there is no other mark. A finishReason on an event is no end:
+  some streams carry one on every event, and the last one counts.
 - A clean end with neither a finishReason nor a blockReason anywhere is a truncated answer.
 - `usageMetadata` is cumulative within one request: the latest counts. Over several requests it adds up.
-- A `continuationToken` on the first candidate is a checkpoint: the answer can go on behind the event that carried
-  it. `finishReason: CONTINUATION` ends one hop of a longer answer. A `promptFeedback`, or any other finishReason,
-  ends the answer for good.
+- A `continuationToken` on the first candidate is a checkpoint: the answer can go on behind the event that
+  carried it. `finishReason: CONTINUATION` ends one hop of a longer answer. A `promptFeedback`, or any other
+  finishReason, ends the answer for good.
 - An event can be an error: `{"error": {…}}`, or a list of one such object.
 
-`Meaning` folds the events of one request, one `see` an event; `at_end` reads from it what the request's end is.
+`Meaning` folds the events of one request, one `see` an event; `at_end` reads from it what the request's end
+is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["End", "Ending", "Meaning", "add_usage", "at_end", "error_of", "finish_reason_of", "parts_of"]
+__all__ = [
+    "End",
+    "Ending",
+    "Meaning",
+    "add_usage",
+    "at_end",
+    "error_of",
+    "finish_reason_of",
+    "function_calls_of",
+    "parts_of",
+    "text_of",
+    "thoughts_of",
+]
 
 CONTINUATION = "CONTINUATION"
 
@@ -37,7 +50,7 @@ def candidate_of(data: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Candidate 0's parts; empty where there are none. A `text` that is no string is left out of its part's dict."""
+    """Candidate 0's parts; empty where there are none. What is of a wrong type is left out."""
     candidate = candidate_of(data)
     if candidate is None:
         return _NOTHING
@@ -51,11 +64,37 @@ def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sound(part: dict[str, Any]) -> dict[str, Any]:
-    """The part, without a text or a function call of a wrong type: who joins the texts must not fail over one."""
+    """Return a part without what is of a wrong type: who joins the texts must not fail over one."""
     if isinstance(part.get("text", ""), str) and isinstance(part.get("functionCall", part), dict):
         return part
     wrong = {"text": str, "functionCall": dict}
     return {name: value for name, value in part.items() if isinstance(value, wrong.get(name, object))}
+
+
+def text_of(data: dict[str, Any]) -> str:
+    """Candidate 0's text, thoughts left out; `""` where there is none."""
+    return _texts(data, thought=False)
+
+
+def thoughts_of(data: dict[str, Any]) -> str:
+    """Candidate 0's thought summaries."""
+    return _texts(data, thought=True)
+
+
+def _texts(data: dict[str, Any], *, thought: bool) -> str:
+    try:
+        parts = data["candidates"][0]["content"]["parts"]
+        texts = [part["text"] for part in parts if "text" in part and bool(part.get("thought")) is thought]
+        return texts[0] if len(texts) == 1 and type(texts[0]) is str else "".join(texts)
+    except (LookupError, TypeError, AttributeError):
+        # Rare: something is missing or of a wrong type, and what is sound still counts.
+        parts = parts_of(data)
+        return "".join([p["text"] for p in parts if "text" in p and bool(p.get("thought")) is thought])
+
+
+def function_calls_of(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Candidate 0's function calls, as the API sent them."""
+    return [part["functionCall"] for part in parts_of(data) if "functionCall" in part]
 
 
 def finish_reason_of(data: dict[str, Any]) -> str | None:
@@ -66,7 +105,7 @@ def finish_reason_of(data: dict[str, Any]) -> str | None:
 
 
 def error_of(data: object) -> dict[str, Any] | None:
-    """The error object in a decoded event or body, or `None` where it is no error."""
+    """Return the error object in a decoded event or body; `None` where it is no error."""
     if isinstance(data, list) and data:
         data = data[0]
     if not isinstance(data, dict):
@@ -109,7 +148,7 @@ class Meaning:
     token_index: int
     """Events that stand if the answer goes on from `token`: all up to and with the one that carried it."""
     error: dict[str, Any] | None
-    """The error object, where the latest event was an error. Take it to `failures.error_from_event`."""
+    """The error object, where an event was an error; for `failures.error_from_event`."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -123,7 +162,7 @@ class Meaning:
         self.error = None
 
     def see(self, data: Any) -> None:
-        """Take the next event. An event that is no JSON object only counts, unless it is an error in a list."""
+        """Take the next event. One that is no JSON object only counts, unless it is an error in a list."""
         self.count += 1
         # The way of a plain text event comes first; it makes as few calls as it can.
         try:
@@ -153,8 +192,8 @@ class Meaning:
             self.token_index = self.count
 
     def _see_rest(self, data: Any) -> None:
-        """What an event without a candidate can hold, and what is rare."""
-        self.error = error_of(data)
+        """Take what an event without a candidate can hold, and what is rare."""
+        self.error = error_of(data) or self.error
         if not isinstance(data, dict):
             return
         usage = data.get("usageMetadata")
@@ -181,7 +220,7 @@ class End(enum.Enum):
     COMPLETE = "complete"
     """The answer is there: `StreamComplete`."""
     CONTINUES = "continues"
-    """One hop of a longer answer: ask again with the token. Where `Ending.void` is 0, nobody needs to be told."""
+    """One hop of a longer answer: ask again with the token. Where `Ending.void` is 0, nobody need be told."""
     TRUNCATED = "truncated"
     """A clean end of an answer that is not: `StreamTruncatedError`."""
     ERROR = "error"
@@ -206,11 +245,17 @@ class Ending(msgspec.Struct, frozen=True):
     """Of a truncated answer, for the error's text."""
 
 
-def at_end(meaning: Meaning, clean: bool, *, half_event: bool = False, automatic: bool = True) -> Ending:  # noqa: FBT001 - reads as the word it is
+def at_end(
+    meaning: Meaning,
+    clean: bool,  # noqa: FBT001 - `at_end(meaning, clean=...)`
+    *,
+    half_event: bool = False,
+    automatic: bool = True,
+) -> Ending:
     """Decide what the end of a request's body is.
 
-    `clean`: the body came to its end as HTTP says. `half_event`: it ended inside an event. `automatic`: continuation
-    tokens are followed (`BuiltRequest.automatic_continuation`).
+    `clean`: the body came to its end as HTTP says. `half_event`: it ended inside an event. `automatic`:
+    continuation tokens are followed (`BuiltRequest.automatic_continuation`).
     """
     token, resume_at, void = None, 0, meaning.count
     if automatic and meaning.resumable:
@@ -238,7 +283,9 @@ def at_end(meaning: Meaning, clean: bool, *, half_event: bool = False, automatic
 
 
 def add_usage(total: dict[str, Any] | None, hop: dict[str, Any] | None) -> dict[str, Any]:
-    """The usage of requests that made one answer together: numbers add, details by their modality; else the latest.
+    """Return the usage of requests that made one answer together.
+
+    Numbers add up, lists of details do by their modality; of anything else the latest counts.
 
     Answers a new dict; `total` is the sum so far.
     """

@@ -1,15 +1,17 @@
 """The body of a `streamGenerateContent` request, from what google-genai takes as `contents` and `config`.
 
-The rules (contract section 3; google-genai is the measure, a test compares the two):
+The rules (google-genai 3.4 is the measure, a test compares the two):
 
-- `contents`: a string, a part, a content or an uploaded file, or a list of these, as dicts (snake_case or camelCase)
-  or as google-genai's objects. Neighbouring strings and parts form one turn, the user's, but for function calls,
-  which are the model's. A list within the list is a turn of its own.
-- `config` is flat. What the API wants beside `generationConfig` is put there, all else goes into `generationConfig`,
-  unknown fields too: what the API would refuse is not guessed at.
-- What cannot be sent, or would be lost without a word, is `InvalidRequestError`. It says where, and what to give.
-- The body is camelCase all through. Keys that are data (of function arguments and responses, schema properties,
-  labels, JSON schemas) stay as they are, and so do their nulls; a null field elsewhere is a field not given.
+- `contents`: a string, a part, a content or an uploaded file, or a list of these, as dicts (snake_case or
+  camelCase) or as google-genai's objects. Neighbouring strings and parts form one turn, the user's, but for
+  function calls, which are the model's. A list within the list is a turn of its own.
+- `config` is flat. What the API wants beside `generationConfig` is put there, all else goes into
+  `generationConfig`, unknown fields too: what the API would refuse is not guessed at.
+- What cannot be sent, or would be lost without a word, is `InvalidRequestError`. It says where, and what to
+  give.
+- The body is camelCase all through. Keys that are data (of function arguments and responses, schema
+  properties, labels, JSON schemas) stay as they are, and so do their nulls; a null field elsewhere is a
+  field not given.
 - Bytes become base64 in the URL-safe alphabet, as google-genai writes them.
 - No error holds a text of the request, only the way to it.
 - The body shares nothing with what it was made from: whoever changes that later changes no retry.
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import base64
 import copy
-import datetime
+import datetime as dt
 import enum
 import io
 import math
@@ -60,17 +62,17 @@ _REFUSED = {
     "contents": "contents are the first argument of StartStream",
     "generationConfig": "a config is flat: put what is in it into the config itself",
     "httpOptions": (
-        "connections are the endpoint's: use Gemini(base_url=, headers=, proxies=, verify=) for where and how,"
-        " first_event_timeout, idle_timeout and deadline for how long, and RetryPolicy for retries"
+        "use Gemini(base_url=, headers=, proxies=, verify=) for where and how, first_event_timeout,"
+        " idle_timeout and deadline for how long, and RetryPolicy for retries"
     ),
     "model": "the model is an argument of StartStream or of the manager",
     "shouldReturnHttpResponse": "there is no response object; each StreamEvent has the event's JSON in .data",
 }
 
 _CALLABLE = (
-    "a function is not called for the model: declare it, {'function_declarations': [{'name': ..., 'description': ...,"
-    " 'parameters_json_schema': {...}}]}, call it yourself for StreamEvent.function_calls, and start a stream with"
-    " its function_response in the contents"
+    "functions are not called for the model: declare them, {'function_declarations': [{'name': ...,"
+    " 'description': ..., 'parameters_json_schema': {...}}]}, call them for StreamEvent.function_calls, and"
+    " start a stream with the function_response in its contents"
 )
 
 _CONTENT = frozenset({"parts", "role"})
@@ -100,8 +102,8 @@ _PART = frozenset(
 )
 
 _GIVE = (
-    "give a string, a part like {'text': '...'}, a content like {'role': 'user', 'parts': [...]}, an object of"
-    " google-genai, or a list of these"
+    "give a string, a part like {'text': '...'}, a content like {'role': 'user', 'parts': [...]}, an object"
+    " of google-genai's, or a list of these"
 )
 
 
@@ -180,17 +182,17 @@ def build_request(contents: Any, config: Any = None) -> BuiltRequest:
 
 
 def build_body(contents: Any, config: Any = None) -> dict[str, Any]:
-    """The body alone, as JSON that Python holds."""
+    """Return the body alone, as Python holds JSON."""
     return build_request(contents, config).body
 
 
 def with_token(body: dict[str, Any], token: str | None) -> dict[str, Any]:
-    """The body that goes on from a continuation token; the same body where there is none."""
+    """Return the body that goes on from a continuation token; the same body where there is none."""
     return body if token is None else {**body, "continuationToken": token}
 
 
 def encode_body(body: dict[str, Any]) -> bytes:
-    """The body as bytes. For bodies of `build_request`, which are known to be JSON."""
+    """Return the body as bytes. For bodies of `build_request`, which are known to be JSON."""
     return msgspec.json.encode(body)
 
 
@@ -198,7 +200,7 @@ def _refuse(at: str, problem: str) -> NoReturn:
     raise InvalidRequestError(f"{at} {problem}") from None
 
 
-# -- contents --------------------------------------------------------------------------------------------------------
+# -- contents ------------------------------------------------------------------------------------------------
 
 
 def _contents(given: Any) -> list[dict[str, Any]]:
@@ -264,7 +266,7 @@ def _parts(given: Any, at: str) -> list[dict[str, Any]]:
 
 
 def _node(given: Any, at: str) -> tuple[str, dict[str, Any]]:
-    """What stands in a list of contents: `("content", …)` or `("part", …)`."""
+    """Return what stands in a list of contents: `("content", …)` or `("part", …)`."""
     if isinstance(given, str):
         return "part", {"text": _plain(given, at, _Shape.DATA, 0)}
     if isinstance(given, bytes | bytearray | memoryview):
@@ -280,7 +282,7 @@ def _node(given: Any, at: str) -> tuple[str, dict[str, Any]]:
         _refuse(at, f"is empty: {_GIVE}")
     if "parts" in fields or (fields.keys() <= _CONTENT):
         return "content", _content_node(fields, at)
-    if "uri" in fields or "fileUri" in fields:
+    if "uri" in fields or "fileUri" in fields or "uri" in getattr(type(given), "model_fields", ()):
         return "part", {"fileData": _file_data(fields, at)}
     if "role" in fields:
         _refuse(at, "has a role but no parts: give {'role': 'user', 'parts': [{'text': '...'}]}")
@@ -314,7 +316,7 @@ def _part_node(fields: dict[str, Any], at: str) -> dict[str, Any]:
 
 
 def _file_data(fields: dict[str, Any], at: str) -> dict[str, Any]:
-    """A part's fileData from an uploaded file, or from what a fileData holds itself."""
+    """Return the fileData of an uploaded file, or of the fields of a fileData."""
     if "fileUri" in fields:
         return _message(fields, at, _Shape.MESSAGE, 1)
     uri, kind = fields.get("uri"), fields.get("mimeType")
@@ -332,7 +334,7 @@ def _is_picture(given: Any) -> bool:
 
 
 def _picture(given: Any, at: str) -> dict[str, str]:
-    """A Pillow image as inline data: a JPEG read from a file as a JPEG of the same quality, all else as PNG."""
+    """Return an image as inline data: a JPEG from a file as a JPEG of the same quality, all else as PNG."""
     name, options = "PNG", {}
     if (
         given.format == "JPEG"
@@ -351,7 +353,7 @@ def _picture(given: Any, at: str) -> dict[str, str]:
     return {"data": _base64(file.getvalue()), "mimeType": f"image/{name.lower()}"}
 
 
-# -- config ----------------------------------------------------------------------------------------------------------
+# -- config --------------------------------------------------------------------------------------------------
 
 
 def _config_fields(config: Any) -> dict[str, Any]:
@@ -364,7 +366,7 @@ def _config_fields(config: Any) -> dict[str, Any]:
 
 
 def _check_function_calling(given: Any) -> None:
-    """Function calls are never answered here, so that only switching it off means nothing lost."""
+    """Refuse all but switching it off: function calls are never answered here."""
     fields = _fields(given, "config.automatic_function_calling") if given is not None else {}
     if fields is None or fields.get("disable") is not True:
         if given is None:
@@ -391,7 +393,7 @@ def _config_value(name: str, value: Any) -> Any:
 
 
 def _tools(given: Any, at: str) -> list[dict[str, Any]]:
-    """The tools; google-genai gathers the function declarations of all of them in one tool at the end."""
+    """Return the tools, the function declarations of all in one at the end, as google-genai does."""
     if not isinstance(given, list | tuple):
         _refuse(at, f"must be a list of tools, not {type(given).__name__}")
     tools: list[dict[str, Any]] = []
@@ -403,8 +405,6 @@ def _tools(given: Any, at: str) -> list[dict[str, Any]]:
             if callable(tool):
                 _refuse(here, f"is a function: {_CALLABLE}")
             _refuse(here, f"is a {type(tool).__name__}, which cannot be sent: {_CALLABLE}")
-        if not fields:
-            continue
         node = _message(fields, here, _Shape.MESSAGE, 1)
         declared = node.get("functionDeclarations")
         if isinstance(declared, list) and declared:
@@ -419,10 +419,11 @@ def _tools(given: Any, at: str) -> list[dict[str, Any]]:
 
 
 def _schema_source(value: Any, at: str) -> Any:
-    """A schema as data, from the types that pydantic knows; anything else as it is."""
+    """Return a type's JSON schema, where pydantic knows the type; anything else as it is."""
     if isinstance(value, type) or hasattr(value, "__origin__") or hasattr(value, "__args__"):
         if isinstance(value, enum.EnumMeta):
-            return {"enum": [str(m.value) for m in value], "title": value.__name__, "type": "string"}
+            values = [str(member.value) for member in list[enum.Enum](value)]
+            return {"enum": values, "title": value.__name__, "type": "string"}
         if hasattr(value, "model_json_schema"):
             return value.model_json_schema()
         pydantic = sys.modules.get("pydantic")
@@ -438,7 +439,7 @@ def _schema_source(value: Any, at: str) -> Any:
 
 
 def _response_schema(given: Any, at: str) -> Any:
-    """A schema in the dialect of `responseSchema`: OpenAPI's, without references and with properties in order."""
+    """Return a schema in the dialect of `responseSchema`, OpenAPI's: no references, properties in order."""
     node = _plain(_schema_source(given, at), at, _Shape.SCHEMA, 1)
     if not isinstance(node, dict):
         _refuse(
@@ -486,7 +487,7 @@ class _SchemaDialect:
         return node
 
     def _resolve(self, reference: str, inside: frozenset[str]) -> dict[str, Any]:
-        """The schema that is referred to; nothing where it stands inside itself."""
+        """Return the schema that is referred to; nothing where it stands inside itself."""
         name = reference.rpartition("defs/")[2]
         if name in inside:
             return {}
@@ -516,11 +517,11 @@ class _SchemaDialect:
                 node.update(left[0])
 
 
-# -- any value -------------------------------------------------------------------------------------------------------
+# -- any value -----------------------------------------------------------------------------------------------
 
 
 def _fields(given: Any, at: str) -> dict[str, Any] | None:
-    """The fields of a dict or a google-genai object by their camelCase names, those that are null left out.
+    """Return the fields of a dict or a google-genai object by their camelCase names, without the null ones.
 
     `None` where it is neither.
     """
@@ -541,7 +542,7 @@ def _fields(given: Any, at: str) -> dict[str, Any] | None:
 
 
 def _message(fields: dict[str, Any], at: str, shape: _Shape, depth: int) -> dict[str, Any]:
-    """The JSON of a message's fields."""
+    """Return the JSON of a message's fields."""
     inner = _INNER[shape]
     rest = _Shape.MESSAGE if shape is _Shape.DECLARATION else shape
     return {
@@ -549,15 +550,15 @@ def _message(fields: dict[str, Any], at: str, shape: _Shape, depth: int) -> dict
         if isinstance(value, str) and name in ("data", "thoughtSignature") and shape is _Shape.MESSAGE
         else value.upper()
         if shape is _Shape.SCHEMA and name == "type" and type(value) is str
-        else _plain(value, f"{at}.{_key(name)}", inner.get(name, rest), depth)
+        else _plain(value, f"{at}.{_snake(_key(name))}", inner.get(name, rest), depth)
         for name, value in fields.items()
     }
 
 
 def _plain(value: Any, at: str, shape: _Shape, depth: int) -> Any:
-    """`value` as JSON that Python holds, nothing shared with it; raises where it cannot be."""
+    """Return `value` as Python holds JSON, sharing nothing with it; raises where it cannot be."""
     if depth > MAX_DEPTH:
-        _refuse(at[:200], f"is nested deeper than {MAX_DEPTH} levels, or holds itself")
+        _refuse(f"{at[:80]}...", f"is nested deeper than {MAX_DEPTH} levels, or holds itself")
     if value is None or value is True or value is False:
         return value
     if isinstance(value, enum.Enum):
@@ -574,7 +575,7 @@ def _plain(value: Any, at: str, shape: _Shape, depth: int) -> Any:
         return [_plain(item, f"{at}[{index}]", shape, depth + 1) for index, item in enumerate(value)]
     if isinstance(value, bytes | bytearray | memoryview):
         return _base64(bytes(value))
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, dt.datetime):
         return value.isoformat()
     if shape in (_Shape.DATA, _Shape.SCHEMAS):
         if isinstance(value, Mapping):
@@ -610,7 +611,7 @@ def _data_key(key: Any, at: str) -> str:
 
 
 def _key(key: Any) -> str:
-    """A key as an error shows it: a name, or nothing of it."""
+    """Return a key as an error shows it: a name, or nothing of it."""
     return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z_$][A-Za-z0-9_]{0,39}", key) else "[...]"
 
 
@@ -619,7 +620,7 @@ def _base64(data: bytes) -> str:
 
 
 def _base64_text(text: str) -> str:
-    """Base64 that is text already, in the same alphabet and padding as ours."""
+    """Return base64 that is text already in the same alphabet and padding as ours."""
     return text.replace("+", "-").replace("/", "_") + "=" * (-len(text) % 4)
 
 

@@ -1,0 +1,465 @@
+"""ManagerActor: the requests of section 3 of the contract, and the tree they stand on.
+
+The tree:
+
+    root (Supervisor, ends when the manager ends in order)
+    ├── streams (StreamSupervisor)
+    │   └── one StreamActor a session
+    └── manager (ManagerActor)
+
+The manager keeps no books: streams, names and slots stand in the table (`sessions`), which outlives it. No handler
+waits for a stream, a subscriber or the network, and no message of any kind ends the manager: a refusal is raised at
+who asked, and is a warning line where the request was told.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, cast
+
+import msgspec
+import pykka
+
+from gemini_streams.connection import Connections
+from gemini_streams.errors import (
+    GeminiStreamsError,
+    InvalidRequestError,
+    StreamExistsError,
+)
+from gemini_streams.gemini.endpoint import Gemini, Target
+from gemini_streams.gemini.request import build_request
+from gemini_streams.messages import (
+    Drain,
+    GetStats,
+    GetStreamInfo,
+    ListStreams,
+    ManagerStats,
+    StartStream,
+    StopStream,
+    StreamInfo,
+    Subscribe,
+    Unsubscribe,
+)
+from gemini_streams.options import After, FlowControl, FromStart, RetryPolicy, seconds, whole
+from gemini_streams.recovery import StreamSupervisor
+from gemini_streams.session import Session, Settings
+from gemini_streams.sessions import Sessions
+from pykka_supervisor import (
+    ChildSpec,
+    Clock,
+    SupervisedActor,
+    SupervisedRef,
+    Supervisor,
+    supervisor_of,
+)
+from pykka_supervisor.log import get_logger
+from pykka_supervisor.timers import SYSTEM_CLOCK
+
+__all__ = ["ManagerActor", "ManagerRef"]
+
+_log = get_logger(__name__)
+
+DEFAULT_MODEL = "gemini-flash-latest"
+_SPARE_DESCRIPTORS = 64
+
+
+class ManagerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """A manager's options. Times are seconds."""
+
+    model: str = DEFAULT_MODEL
+    config: Any = None
+    idle_timeout: float = 30.0
+    first_event_timeout: float = 300.0
+    deadline: float | None = None
+    retry: RetryPolicy = RetryPolicy()
+    flow: FlowControl = FlowControl()
+    history: int = 0
+    keep: float = 0.0
+    endpoint: Gemini = Gemini()
+    max_streams: int = 100
+    max_waiting: int = 0
+    connect_timeout: float = 5.0
+    max_event_bytes: int = 16 << 20
+    linger: float = 5.0
+    shutdown: float = 5.0
+    clock: Clock = SYSTEM_CLOCK
+
+    def __post_init__(self) -> None:
+        _check_stream_options(self)
+        whole("max_streams", self.max_streams, 1)
+        whole("max_waiting", self.max_waiting, 0)
+        whole("max_event_bytes", self.max_event_bytes, 1)
+        seconds("connect_timeout", self.connect_timeout)
+        seconds("linger", self.linger, zero=True)
+        seconds("shutdown", self.shutdown, zero=True)
+
+    def __repr__(self) -> str:
+        return f"ManagerOptions(model={self.model!r}, max_streams={self.max_streams})"
+
+
+def _check_stream_options(options: Any) -> None:
+    seconds("idle_timeout", options.idle_timeout)
+    seconds("first_event_timeout", options.first_event_timeout)
+    if options.deadline is not None:
+        seconds("deadline", options.deadline)
+    seconds("keep", options.keep, zero=True)
+    whole("history", options.history, 0)
+    if not isinstance(options.retry, RetryPolicy):
+        raise InvalidRequestError(f"retry must be a RetryPolicy, not {type(options.retry).__name__}")
+    if not isinstance(options.flow, FlowControl):
+        raise InvalidRequestError(f"flow must be a FlowControl, not {type(options.flow).__name__}")
+    if not hasattr(options.endpoint, "resolve"):
+        raise InvalidRequestError(
+            f"endpoint must be an endpoint like Gemini(), not {type(options.endpoint).__name__}"
+        )
+
+
+class ManagerRef(SupervisedRef["ManagerActor"]):
+    """The manager's ref: a `pykka.ActorRef` that goes on working when the manager is restarted.
+
+    The methods send the request of the same name and wait for the answer, at most `timeout` seconds
+    (`pykka.Timeout`); they raise what the manager refuses with.
+    """
+
+    def start_stream(
+        self,
+        contents: Any,
+        *,
+        subscriber: pykka.ActorRef[Any] | Iterable[pykka.ActorRef[Any]],
+        timeout: float | None = None,
+        **options: Any,
+    ) -> str:
+        """Start a stream; returns its id. `options` are those of `StartStream`."""
+        request = StartStream(contents, subscriber=cast("Any", subscriber), **options)
+        return cast("str", self.ask(request, timeout=timeout))
+
+    def stop_stream(self, stream_id: str, *, timeout: float | None = None) -> bool:
+        """End a stream; `True` if this ended it."""
+        return cast("bool", self.ask(StopStream(stream_id), timeout=timeout))
+
+    def subscribe_stream(
+        self,
+        stream_id: str,
+        subscriber: pykka.ActorRef[Any],
+        *,
+        after: After = None,
+        flow: FlowControl | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Join a stream."""
+        self.ask(Subscribe(stream_id, subscriber, after, flow), timeout=timeout)
+
+    def unsubscribe_stream(
+        self, stream_id: str, subscriber: pykka.ActorRef[Any], *, timeout: float | None = None
+    ) -> bool:
+        """Leave a stream; `True` if the subscriber left."""
+        return cast("bool", self.ask(Unsubscribe(stream_id, subscriber), timeout=timeout))
+
+    def get_stream_info(self, stream_id: str, *, timeout: float | None = None) -> StreamInfo:
+        """Return what there is to know of a stream."""
+        return cast("StreamInfo", self.ask(GetStreamInfo(stream_id), timeout=timeout))
+
+    def list_streams(self, *, timeout: float | None = None) -> list[str]:
+        """Return the ids of all visible streams, oldest first."""
+        return cast("list[str]", self.ask(ListStreams(), timeout=timeout))
+
+    def get_stats(self, *, timeout: float | None = None) -> ManagerStats:
+        """Return the manager's figures."""
+        return cast("ManagerStats", self.ask(GetStats(), timeout=timeout))
+
+    def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
+        """End the whole tree in order: every stream gets its last message, and no thread is left.
+
+        As `pykka.ActorRef.stop`; waits, at most `timeout` seconds (`pykka.Timeout`), for the end of the last thread.
+        """
+        tree = supervisor_of(self)
+        stopping = super().stop(block=False)
+
+        def ended(timeout: float | None) -> bool:
+            until = None if timeout is None else time.monotonic() + timeout
+            was_alive = stopping.get(timeout=timeout)
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if tree is not None and not tree.join(left):
+                raise pykka.Timeout(f"{timeout} seconds")
+            return was_alive
+
+        if block:
+            return ended(timeout)
+        future: pykka.Future[bool] = pykka.ThreadingFuture()
+        future.set_get_hook(ended)
+        return future
+
+
+class ManagerActor(SupervisedActor):
+    """Runs many streams at once; see `ManagerRef` for what can be asked of it."""
+
+    ref_class: ClassVar[type[SupervisedRef[Any]]] = ManagerRef
+
+    def __init__(self, tree: _Tree) -> None:
+        super().__init__()
+        self._tree = tree
+        self._table = tree.table
+        self._options = tree.options
+        self._targets: dict[Any, Target] = {}
+        self._handlers: dict[type[Any], Callable[[Any], Any]] = {
+            StartStream: self._start_stream,
+            StopStream: lambda m: self._stop_stream(m.stream_id),
+            Subscribe: self._subscribe,
+            Unsubscribe: self._unsubscribe,
+            GetStreamInfo: lambda m: self._table.find(m.stream_id).info(),
+            ListStreams: lambda _m: [session.stream_id for session in self._table.all()],
+            GetStats: lambda _m: self._table.stats(),
+        }
+
+    @classmethod
+    def start(cls, **options: Any) -> ManagerRef:
+        """Start a manager and the tree it stands on; returns the manager's ref.
+
+        Raises `InvalidRequestError` for options that cannot be right, and whatever keeps the tree from starting.
+        """
+        tree = _Tree(options)
+        Supervisor.start(tree.children, auto_shutdown="any_significant", clock=tree.options.clock)
+        return tree.manager
+
+    @classmethod
+    def child_spec(cls, *, id: str = "gemini_streams", name: str | None = None, **options: Any) -> ChildSpec:  # noqa: A002
+        """The same tree as one child of an application's own supervisor; `name` is the manager's, for `whereis`."""
+        tree = _Tree(options, name)
+        return ChildSpec(
+            Supervisor,
+            (tree.children,),
+            {"auto_shutdown": "any_significant", "clock": tree.options.clock},
+            id=id,
+            restart="transient",
+            type="supervisor",
+        )
+
+    def on_start(self) -> None:
+        """Take the manager's place in the tree."""
+        self._tree.manager = cast("ManagerRef", self.actor_ref)
+
+    def on_stop(self) -> None:
+        """Give every subscriber its last message, where the manager was stopped in order."""
+        if not self.retired:
+            self._table.end_all("shutdown")
+
+    def on_receive(self, message: Any) -> None:
+        """Answer one request."""
+        reply = self.defer_reply()
+        if isinstance(message, Drain):
+            self._drain(message, reply)
+            return
+        try:
+            handler: Callable[[Any], Any] = self._handlers.get(type(message), _unknown)
+            reply.set(handler(message))
+        except GeminiStreamsError as refusal:
+            refusal.__traceback__ = refusal.__context__ = None
+            if not reply.set_exception(refusal):
+                _log.warning("request_refused", request=type(message).__name__, error=str(refusal))
+        except Exception as bug:  # noqa: BLE001 - no message ends the manager
+            _log.error("request_failed", request=type(message).__name__, exc_info=bug)
+            reply.set_exception(bug)
+
+    # -- the handlers ------------------------------------------------------------------------------------------------
+
+    def _start_stream(self, request: StartStream) -> str:
+        options = self._options
+        chosen = {
+            name: value
+            for name in (
+                "model",
+                "config",
+                "idle_timeout",
+                "first_event_timeout",
+                "deadline",
+                "retry",
+                "flow",
+                "history",
+                "keep",
+                "endpoint",
+            )
+            if (value := getattr(request, name)) is not msgspec.UNSET
+        }
+        if chosen:
+            options = msgspec.structs.replace(options, **chosen)
+        subscribers = _subscribers(request.subscriber)
+        stream_id: Any = request.stream_id
+        if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
+            raise InvalidRequestError(f"stream_id must be a string that is not empty, not {stream_id!r}")
+        built = build_request(request.contents, options.config)
+        if stream_id is not None:
+            session = self._table.get(stream_id)
+            if session is not None:
+                if not session.asks_the_same(built.body, options.model):
+                    raise StreamExistsError(f"another stream runs or lingers under the id {stream_id!r}")
+                if not session.ended:
+                    for ref in subscribers:
+                        self._add(session, ref, None, None)
+                return stream_id
+        self._table.check_admission()
+        target = self._target(options.endpoint)
+        session = Session(
+            stream_id=stream_id or uuid.uuid4().hex,
+            tag=request.tag,
+            request=built,
+            target=target,
+            settings=Settings(
+                model=options.model,
+                config=options.config,
+                idle_timeout=options.idle_timeout,
+                first_event_timeout=options.first_event_timeout,
+                deadline=options.deadline,
+                retry=options.retry,
+                flow=options.flow,
+                history=options.history,
+                keep=options.keep,
+                max_event_bytes=options.max_event_bytes,
+                linger=options.linger,
+            ),
+            table=self._table,
+            clock=options.clock,
+        )
+        self._table.add(session)
+        for ref in subscribers:
+            self._add(session, ref, None, None)
+        self._table.start(session)
+        return session.stream_id
+
+    def _target(self, endpoint: Any) -> Target:
+        target = self._targets.get(endpoint)
+        if target is None:
+            target = endpoint.resolve()
+            if len(self._targets) >= 256:
+                self._targets.clear()
+            self._targets[endpoint] = target
+        return target
+
+    def _stop_stream(self, stream_id: str) -> bool:
+        session = self._table.get(stream_id)
+        return session is not None and session.stop("requested")
+
+    def _subscribe(self, request: Subscribe) -> None:
+        [ref] = _subscribers(request.subscriber)
+        if request.flow is not None and not isinstance(request.flow, FlowControl):
+            raise InvalidRequestError(
+                f"flow must be a FlowControl or None, not {type(request.flow).__name__}"
+            )
+        self._add(self._table.find(request.stream_id), ref, _checked_after(request.after), request.flow)
+
+    def _add(
+        self, session: Session, ref: pykka.ActorRef[Any], after: After, flow: FlowControl | None
+    ) -> None:
+        if session.subscribe(ref, after, flow) is not None:
+            self._table.watch(ref, session)
+
+    def _unsubscribe(self, request: Unsubscribe) -> bool:
+        session = self._table.get(request.stream_id)
+        urn = getattr(request.subscriber, "actor_urn", None)
+        return session is not None and urn is not None and session.unsubscribe(urn)
+
+    def _drain(self, request: Drain, reply: Any) -> None:
+        try:
+            timeout = seconds("Drain.timeout", request.timeout, zero=True)
+        except InvalidRequestError as refusal:
+            reply.set_exception(refusal)
+            return
+        table = self._table
+        timer = self._options.clock.call_later(timeout, lambda: reply.set(table.end_all("shutdown")))
+
+        def drained() -> None:
+            if timer.cancel():
+                reply.set(0)
+
+        table.drain(drained)
+
+
+class _Tree:
+    """What the actors of one tree share, and how the tree is built."""
+
+    manager: ManagerRef
+
+    def __init__(self, options: dict[str, Any], name: str | None = None) -> None:
+        self.options = chosen = ManagerOptions(**options)
+        _check_descriptors(chosen.max_streams)
+        self.table = Sessions(
+            max_streams=chosen.max_streams,
+            max_waiting=chosen.max_waiting,
+            linger=chosen.linger,
+            clock=chosen.clock,
+        )
+        streams = {
+            "table": self.table,
+            "connections": Connections(chosen.connect_timeout, chosen.max_streams),
+            "shutdown": chosen.shutdown,
+            "clock": chosen.clock,
+        }
+        self.children = (
+            ChildSpec(StreamSupervisor, (), streams, id="streams", shutdown=chosen.shutdown),
+            ChildSpec(
+                ManagerActor,
+                (self,),
+                id="manager",
+                name=name,
+                restart="transient",
+                significant=True,
+                shutdown=chosen.shutdown,
+            ),
+        )
+
+
+def _unknown(message: Any) -> None:
+    kind = type(message).__name__
+    raise InvalidRequestError(
+        f"the manager knows no message of type {kind}: send one of gemini_streams.messages"
+    )
+
+
+def _subscribers(given: Any) -> list[pykka.ActorRef[Any]]:
+    """Return the refs of a request's `subscriber`; raises `InvalidRequestError` where one is none, or dead."""
+    refs = (
+        [given]
+        if isinstance(given, pykka.ActorRef)
+        else list(given)
+        if isinstance(given, Iterable)
+        else [given]
+    )
+    if not refs:
+        raise InvalidRequestError("a stream needs at least one subscriber")
+    for ref in refs:
+        if not isinstance(ref, pykka.ActorRef):
+            raise InvalidRequestError(f"a subscriber must be a pykka.ActorRef, not {type(ref).__name__}")
+        if not ref.is_alive():
+            raise InvalidRequestError(f"the subscriber {ref} is dead")
+    return refs
+
+
+def _checked_after(after: Any) -> After:
+    if after is None or isinstance(after, FromStart):
+        return after
+    if (
+        isinstance(after, tuple | list)
+        and len(after) == 2
+        and all(isinstance(number, int) and not isinstance(number, bool) for number in after)
+        and after[0] >= 1
+        and after[1] >= -1
+    ):
+        return (after[0], after[1])
+    raise InvalidRequestError(
+        f"after must be None, FROM_START or (attempt, sequence) of the last event seen, not {after!r}"
+    )
+
+
+def _check_descriptors(max_streams: int) -> None:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max_streams + _SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        _log.warning(
+            "too_few_descriptors",
+            max_streams=max_streams,
+            needed=needed,
+            soft_limit=soft,
+            advice=f"raise the soft limit (ulimit -n {needed}) or lower max_streams",
+        )

@@ -1,0 +1,136 @@
+"""The supervisor of the streams: starts a stream's attempts and decides what follows a failed one.
+
+Every kind of failure comes here as the reason for which the stream's actor ended: an error of ours from its attempt,
+a crash, a kill, a thread that could not be started. One loop serves them all: the session asks the retry policy and
+tells the linked subscribers (`Session.failed`), this supervisor waits without blocking anybody and starts the next
+attempt, as a new incarnation of the same actor. Stream deaths count against their own policy only, never against an
+intensity.
+
+When this supervisor dies, its successor ends every stream that had an attempt with one last message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from gemini_streams import cooldowns
+from gemini_streams.connection import Connections
+from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
+from gemini_streams.session import Session
+from gemini_streams.sessions import CancelSession, Sessions, StartSession
+from gemini_streams.stream import StreamActor
+from pykka_supervisor import (
+    GIVE_UP,
+    ChildSpec,
+    Crash,
+    Down,
+    DynamicSupervisor,
+    Exit,
+    GiveUp,
+    Normal,
+    Shutdown,
+    StartFailed,
+    monitor,
+    supervisor_of,
+)
+from pykka_supervisor.errors import ChildNotFoundError
+from pykka_supervisor.log import get_logger
+
+if TYPE_CHECKING:
+    from pykka_supervisor import Clock
+
+__all__ = ["StreamSupervisor"]
+
+_log = get_logger(__name__)
+
+
+class StreamSupervisor(DynamicSupervisor):
+    """Supervises one `StreamActor` a session."""
+
+    def __init__(self, *, table: Sessions, connections: Connections, shutdown: float, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self._table = table
+        self._connections = connections
+        self._shutdown = shutdown
+        self._clock_of_streams = clock
+
+    def on_start(self) -> None:
+        """Clear up after a predecessor that died, and see to it that somebody does so when the tree ends."""
+        super().on_start()
+        self._table.supervisor = self.actor_ref
+        died = StreamCrashedError("the supervisor of the streams died", retryable=True)
+        for session in self._table.all():
+            if session.ref is not None:
+                session.fail(died)
+        root = supervisor_of(self.actor_ref)
+        if root is not None and self._table.root is not root:
+            self._table.root = root
+            monitor(root, notify=functools.partial(_tree_ended, self._table, self._connections))
+
+    def on_receive(self, message: Any) -> None:
+        """Start or cancel a session's attempts."""
+        match message:
+            case CancelSession(session):
+                if session.ref is not None:
+                    with contextlib.suppress(ChildNotFoundError):
+                        self.terminate_child(session.ref)
+            case StartSession(session):
+                self._start_session(session)
+            case _:
+                _log.warning("unknown_message", actor=str(self.actor_ref), type=type(message).__name__)
+
+    def _start_session(self, session: Session) -> None:
+        session.launched()
+        if session.ended or session.ref is not None:
+            return
+        held = cooldowns.remaining(self._clock_of_streams, session.quota_key)
+        if held:
+            wait = held + random.uniform(0, session.settings.retry.jitter)
+            self._clock_of_streams.call_later(wait, functools.partial(self._start_later, session))
+            return
+        spec = ChildSpec(
+            StreamActor,
+            (session, self._connections),
+            restart="transient",
+            shutdown=self._shutdown,
+            start_timeout=None,
+            backoff=functools.partial(_decide, session),
+        )
+        try:
+            session.ref = self.start_child(spec)
+        except Exception as error:  # noqa: BLE001 - a thread that cannot be started, above all
+            session.fail(ConnectionFailedError(f"the stream's actor could not be started: {error}"))
+
+    def _start_later(self, session: Session) -> None:
+        with contextlib.suppress(pykka.ActorDeadError):
+            self.actor_ref.tell(StartSession(session))
+
+
+def _decide(session: Session, reason: Exit) -> float | GiveUp:
+    """Decide, in the supervisor's thread, what follows the end of an attempt."""
+    delay = session.failed(_error_of(reason))
+    return GIVE_UP if delay is None else delay
+
+
+def _error_of(reason: Exit) -> GeminiStreamsError:
+    if isinstance(reason, Crash | StartFailed):
+        if isinstance(reason.exception, GeminiStreamsError):
+            return reason.exception
+        _log.error("stream_crashed", reason=reason.cause, trace=reason.trace)
+        return StreamCrashedError(f"the stream's actor crashed: {type(reason.exception).__name__}")
+    return StreamCrashedError(f"the stream's actor was ended: {reason!r}")
+
+
+def _tree_ended(table: Sessions, connections: Connections, down: Down) -> None:
+    """In the thread of the tree's root, or its supervisor's: nobody else is left to tell the subscribers."""
+    table.root = None
+    if isinstance(down.reason, Normal | Shutdown):
+        table.end_all("shutdown")
+    else:
+        table.end_all(StreamCrashedError(f"the streams' supervision tree died: {type(down.reason).__name__}"))
+    connections.close()

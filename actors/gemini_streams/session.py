@@ -1,0 +1,828 @@
+"""What outlives an attempt: one stream's subscriptions, numbers, history, checkpoint and end.
+
+The rules:
+
+- An attempt is one incarnation of the stream's actor. What it knows dies with it; what must survive stands here.
+- Everything is changed with `lock` held, and `lock` is only ever held for a moment: nothing under it blocks or
+  calls an application's code. It may take the table's lock, a clock's or an inbox's inside; never the other way.
+- Only the present attempt may deliver: `current` is compared at each step, so that a late thread of a retired
+  attempt finds the door shut (`Retired`).
+- A stream ends once. Whoever ends it (its attempt, the supervisor, the manager, a timer) puts the last message of
+  every subscriber in the same moment, after the slot has been freed.
+- One timer a stream, set to the next moment that could matter and looked at again then; an event only notes the time.
+
+Who calls what: the manager's thread subscribes, stops and looks; the stream's thread begins, waits for room, delivers
+and completes; the supervisor's thread says what follows a failure; a subscriber's thread gives credit; the clock's
+thread rings.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pykka
+
+from gemini_streams import cooldowns
+from gemini_streams.connection import Exchange
+from gemini_streams.delivery import LastMessageOf, Subscription
+from gemini_streams.errors import (
+    APIError,
+    DeadlineExceededError,
+    FirstEventTimeoutError,
+    GeminiStreamsError,
+    HistoryGoneError,
+    IdleTimeoutError,
+    InvalidRequestError,
+    SlowSubscriberError,
+    StreamCrashedError,
+    StreamEndedError,
+)
+from gemini_streams.gemini.endpoint import Target
+from gemini_streams.gemini.generate import Meaning, add_usage
+from gemini_streams.gemini.request import BuiltRequest, encode_body, with_token
+from gemini_streams.lifecycle import ENDED, follow
+from gemini_streams.messages import (
+    Status,
+    StreamComplete,
+    StreamError,
+    StreamEvent,
+    StreamInfo,
+    StreamRestarting,
+    StreamStopped,
+)
+from gemini_streams.options import After, FlowControl, FromStart, RetryPolicy
+from gemini_streams.retry import Failed, wait_before_next
+from pykka_supervisor.log import get_logger
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from gemini_streams.sessions import Sessions
+    from pykka_supervisor import Clock, Timer
+
+__all__ = ["Attempt", "Retired", "Session", "Settings"]
+
+_log = get_logger(__name__)
+_decoder = msgspec.json.Decoder()
+
+TOO_MANY_REQUESTS = 429
+
+
+class Retired(Exception):  # noqa: N818 - no error: the attempt's time is over
+    """The attempt is not the present one any more; it has nothing left to do."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream's options, complete and checked."""
+
+    model: str
+    config: Any
+    idle_timeout: float
+    first_event_timeout: float
+    deadline: float | None
+    retry: RetryPolicy
+    flow: FlowControl
+    history: int
+    keep: float
+    max_event_bytes: int
+    linger: float
+
+    def __repr__(self) -> str:
+        return f"Settings(model={self.model!r})"
+
+
+class Attempt:
+    """One attempt at a session. Its own thread uses it; other threads interrupt it."""
+
+    __slots__ = (
+        "connected",
+        "error",
+        "exchange",
+        "heard_at",
+        "hop",
+        "interrupted",
+        "meaning",
+        "number",
+        "received",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.exchange: Exchange | None = None
+        self.meaning = Meaning()
+        self.interrupted = False
+        self.error: GeminiStreamsError | None = None
+        """Why it was interrupted, where that is a failure."""
+        self.connected = False
+        self.heard_at = 0.0
+        """When the server's silence began: monotonic seconds of the manager's clock."""
+        self.received = 0
+        """Events of this attempt, over all its hops."""
+        self.hop = 0
+        """Events of the present request."""
+
+
+class Session:
+    """One stream over all its attempts."""
+
+    __slots__ = (
+        "_body",
+        "_checkpoint",
+        "_ended_mono",
+        "_first_event_at",
+        "_history",
+        "_history_bytes",
+        "_keep_until",
+        "_last",
+        "_parked",
+        "_pausing",
+        "_restart_error",
+        "_restarts",
+        "_silences",
+        "_subscriptions",
+        "_table",
+        "_timer",
+        "_timer_due",
+        "_token",
+        "_usage",
+        "attempt",
+        "automatic_continuation",
+        "clock",
+        "current",
+        "error",
+        "events_count",
+        "heard_at",
+        "lock",
+        "model",
+        "next_sequence",
+        "ref",
+        "resumed_at",
+        "settings",
+        "slot",
+        "started_at",
+        "started_mono",
+        "status",
+        "stream_id",
+        "tag",
+        "target",
+        "url",
+    )
+
+    def __init__(
+        self,
+        *,
+        stream_id: str,
+        tag: Any,
+        request: BuiltRequest,
+        target: Target,
+        settings: Settings,
+        table: Sessions,
+        clock: Clock,
+    ) -> None:
+        self.lock = threading.Lock()
+        self.stream_id = stream_id
+        self.tag = tag
+        self.model = settings.model
+        self.settings = settings
+        self.target = target
+        self.url = target.url_for(settings.model)
+        self._body = encode_body(request.body)
+        self.automatic_continuation = request.automatic_continuation
+        self._table = table
+        self.clock = clock
+        self.status: Status = "queued"
+        self.error: GeminiStreamsError | None = None
+        self.slot = False
+        """Whether it holds one of the table's slots; the table's business."""
+        self.ref: pykka.ActorRef[Any] | None = None
+        self.started_at = clock.time()
+        self.started_mono = clock.monotonic()
+        self.heard_at: float | None = None
+        self._first_event_at: float | None = None
+        self.attempt = 1
+        self.current: Attempt | None = None
+        self.events_count = 0
+        self.next_sequence = 0
+        self.resumed_at = 0
+        """Sequence number of the present attempt's first event."""
+        self._token: str | None = None
+        self._checkpoint = 0  # the sequence number at which the answer goes on with _token
+        self._usage: dict[str, Any] | None = None  # of the requests before the present one that stand
+        self._restarts: list[tuple[int, int]] | None = None  # (attempt, resume_at) of each restart
+        self._restart_error: GeminiStreamsError | None = None
+        self._silences = 0
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._pausing: tuple[Subscription, ...] = ()
+        self._parked: threading.Lock | None = None
+        self._history: deque[tuple[int, bytes]] | None = deque() if settings.history else None
+        self._history_bytes = 0
+        self._keep_until: float | None = None
+        self._ended_mono: float | None = None
+        self._last: LastMessageOf | None = None
+        self._timer: Timer | None = None
+        self._timer_due = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Session {self.stream_id} {self.status} attempt={self.attempt}>"
+
+    # -- the manager's thread ----------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream has ended."""
+        return self.status in ENDED
+
+    def launched(self) -> None:
+        """Take note that the stream has its slot."""
+        with self.lock:
+            if self.status != "queued":
+                return
+            self.status = follow(self.status, "starting")
+            self._arm()
+
+    def subscribe(
+        self, ref: pykka.ActorRef[Any], after: After, flow: FlowControl | None
+    ) -> Subscription | None:
+        """Add a subscriber; `None` where it is one already.
+
+        Raises `StreamEndedError`, `HistoryGoneError`, `InvalidRequestError`.
+        """
+        with self.lock:
+            if any(s.urn == ref.actor_urn for s in self._subscriptions):
+                return None
+            subscription = Subscription(self, ref, flow or self.settings.flow)
+            restarting, history = self._missed(after)
+            if self.ended and after is None:
+                raise StreamEndedError(f"the stream {self.stream_id} has ended ({self.status})")
+            if restarting is not None:
+                subscription.top = restarting.resume_at  # it has seen what is void now
+                subscription.restart(restarting)
+            subscription.replay(history, self.attempt)
+            if self.ended:
+                if self._last is not None:
+                    subscription.finish(self._last)
+                return subscription
+            self._join(subscription)
+            return subscription
+
+    def unsubscribe(self, urn: str, *, gone: bool = False) -> bool:
+        """Let a subscriber go without a last message; the last one's leaving ends the stream unless it is kept.
+
+        `gone`: it has died. Also called by whichever thread notices that.
+        """
+        with self.lock:
+            subscription = next((s for s in self._subscriptions if s.urn == urn), None)
+            if subscription is None:
+                return False
+            subscription.close()
+            interrupted = self._leave(subscription)
+        _end(interrupted)
+        _log.debug("subscriber_left", stream_id=self.stream_id, subscriber=urn, died=gone)
+        return True
+
+    def stop(self, reason: Literal["requested", "shutdown"]) -> bool:
+        """End the stream; `False` where it has ended."""
+        return self._finish("stopped", self._stopped(reason), at_once=True)
+
+    def fail(self, error: GeminiStreamsError, *, attempt: Attempt | None = None) -> bool:
+        """End the stream with an error; `False` where it has ended, or `attempt` is not the present one any more."""
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        return self._finish(
+            "error",
+            lambda s: StreamError(
+                self.stream_id, error, s.count, self.usage(), self.attempts, self.duration, self.tag
+            ),
+            error=error,
+            attempt=attempt,
+        )
+
+    def info(self) -> StreamInfo:
+        """Return what the manager tells of this stream."""
+        with self.lock:
+            heard = self.heard_at
+            return StreamInfo(
+                stream_id=self.stream_id,
+                stream_ref=self.ref,
+                model=self.model,
+                request_body=_decoder.decode(self._body),
+                status=self.status,
+                error=self.error,
+                started_at=self.started_at,
+                subscribers=tuple(s.ref for s in self._subscriptions),
+                events_count=self.events_count,
+                last_event_at=None if heard is None else self.started_at + heard - self.started_mono,
+                config=self.settings.config,
+                attempt=self.attempt,
+                tag=self.tag,
+            )
+
+    def asks_the_same(self, body: dict[str, Any], model: str) -> bool:
+        """Whether a request is the one this stream was started with."""
+        return model == self.model and encode_body(body) == self._body
+
+    @property
+    def subscribers(self) -> int:
+        """How many there are."""
+        return len(self._subscriptions)
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the start."""
+        end = self._ended_mono
+        return (self.clock.monotonic() if end is None else end) - self.started_mono
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun, or would have."""
+        return self.attempt - 1 if self.status == "restarting" else self.attempt
+
+    def usage(self) -> dict[str, Any] | None:
+        """Tokens of the requests whose answers stand, the present one included."""
+        now = self.current.meaning.usage if self.current is not None else None
+        if self._usage is None:
+            return now
+        return add_usage(self._usage, now) if now is not None else self._usage
+
+    # -- the stream's thread -----------------------------------------------------------------------------------------
+
+    def begin(self) -> Attempt | None:
+        """Begin the next attempt; `None` where the stream has ended."""
+        with self.lock:
+            if self.ended:
+                return None
+            if self.status == "restarting":
+                self.status = follow(self.status, "starting")
+            attempt = self.current = Attempt(self.attempt)
+            return attempt
+
+    @property
+    def token(self) -> str | None:
+        """The latest continuation token."""
+        return self._token
+
+    def request_body(self) -> bytes:
+        """Return the body to send: the stream's own, with the token to go on with where there is one."""
+        if self._token is None:
+            return self._body
+        return encode_body(with_token(_decoder.decode(self._body), self._token))
+
+    def connected(self, attempt: Attempt) -> None:
+        """Take note that the request is about to be sent: from here on the server's silence counts."""
+        with self.lock:
+            self._check(attempt)
+            attempt.connected = True
+            attempt.heard_at = self.clock.monotonic()
+            self._arm()
+
+    def answering(self, attempt: Attempt) -> None:
+        """Take note that the server has begun to answer."""
+        with self.lock:
+            self._check(attempt)
+            if self.status == "starting":
+                self.status = follow(self.status, "active")
+
+    def room(self, attempt: Attempt, size: int) -> tuple[int | None, int | None]:
+        """Return how many events and bytes may be delivered now; waits while somebody who pauses is full.
+
+        `size`: bytes of the next event where it is known, else 0. `None` is no limit. Raises `Retired`.
+        """
+        while True:
+            with self.lock:
+                self._check(attempt)
+                full, count, room = self._full(size)
+                if full:
+                    for subscription in full:
+                        subscription.starve()
+                    full, count, room = self._full(size)  # credit may have come before anybody asked for it
+                if not full:
+                    return count, room
+                now = self.clock.monotonic()
+                for subscription in full:
+                    if subscription.stalled_since is None:
+                        subscription.stalled_since = now
+                parked = self._parked = threading.Lock()
+                parked.acquire()
+                self._arm()
+            parked.acquire()
+            with self.lock:
+                attempt.heard_at = self.clock.monotonic()  # the server was not listened to
+                self._arm()
+
+    def deliver(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> None:
+        """Give events to all subscribers. Raises `Retired`."""
+        size = sum(map(len, payloads))
+        with self.lock:
+            if self.current is not attempt:
+                raise Retired
+            slow = [s for s in self._subscriptions if not s.push(events, payloads, size)]
+            count = len(events)
+            self.events_count += count
+            attempt.received += count
+            attempt.hop += count
+            now = attempt.heard_at = self.heard_at = self.clock.monotonic()
+            if attempt.received == count:
+                if self._first_event_at is None:
+                    self._first_event_at = now
+                self._arm()  # from now on the silence between two events counts
+            first = self.next_sequence
+            self.next_sequence = first + count
+            self._remember(first, payloads)
+            meaning = attempt.meaning
+            if meaning.token is not None and self.automatic_continuation:
+                self._token = meaning.token
+                self._checkpoint = self.next_sequence - (attempt.hop - meaning.token_index)
+            interrupted = None
+            for subscription in slow:
+                interrupted = self._let_go(subscription) or interrupted
+        _end(interrupted)
+
+    def next_hop(self, attempt: Attempt) -> None:
+        """Take note that the answer goes on in another request of the same attempt. Raises `Retired`."""
+        with self.lock:
+            self._check(attempt)
+            self._usage = self.usage()
+            attempt.meaning = Meaning()
+            attempt.hop = 0
+            attempt.exchange = None
+            attempt.heard_at = self.clock.monotonic()
+
+    def complete(self, attempt: Attempt) -> None:
+        """End the stream as the service wanted. Raises `Retired`."""
+        meaning = attempt.meaning
+        first = self._first_event_at
+        usage = self.usage()
+        if not self._finish(
+            "completed",
+            lambda s: StreamComplete(
+                self.stream_id,
+                s.count,
+                meaning.finish_reason,
+                meaning.block_reason,
+                usage,
+                self.attempts,
+                self.duration,
+                None if first is None else first - self.started_mono,
+                self.tag,
+            ),
+            attempt=attempt,
+        ):
+            raise Retired
+
+    # -- the supervisor's thread -------------------------------------------------------------------------------------
+
+    def failed(self, error: GeminiStreamsError) -> float | None:
+        """Decide what follows a failed attempt: return the seconds until the next one, or `None` where it was the last.
+
+        The subscribers have been told when this returns.
+        """
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        with self.lock:
+            if self.ended:
+                return None
+            attempt, self.current = self.current, None
+            self._silences += isinstance(error, FirstEventTimeoutError)
+            resume_at = self._checkpoint if self._token is not None else 0
+            asked = max(0.0, error.retry_at - self.clock.time()) if error.retry_at is not None else 0.0
+            if asked and error.retryable and isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS:
+                cooldowns.hold(self.clock, self.quota_key, asked)
+            failed = Failed(
+                error=error,
+                attempt=self.attempt,
+                elapsed=self.duration,
+                voids=self.next_sequence > resume_at,
+                silences=self._silences,
+                asked=max(asked, cooldowns.remaining(self.clock, self.quota_key)),
+                deadline=self.settings.deadline,
+            )
+        _end(attempt)
+        try:
+            delay = wait_before_next(self.settings.retry, failed, random.uniform)
+        except Exception as bug:  # noqa: BLE001 - the application's own callable
+            _log.error("retry_policy_raised", stream_id=self.stream_id, exc_info=bug)
+            delay = None
+        if delay is None:
+            with self.lock:
+                self._add_usage(attempt, resume_at)
+            self.fail(error)
+            return None
+        with self.lock:
+            if self.status in ENDED:  # meanwhile
+                return None
+            self._restart(error, attempt, resume_at, delay)
+        _log.info(
+            "stream_restarting",
+            stream_id=self.stream_id,
+            model=self.model,
+            attempt=self.attempt,
+            resume_at=resume_at,
+            delay=delay,
+            error=str(error),
+        )
+        return delay
+
+    @property
+    def quota_key(self) -> tuple[str, str, str]:
+        """What this stream shares a rate limit by."""
+        return self.target.quota_key(self.model)
+
+    def interrupt(self, attempt: Attempt) -> None:
+        """Wake an attempt from whatever it waits for, for its actor is to end. Any thread."""
+        attempt.interrupted = True
+        with self.lock:
+            self._wake()
+        _end(attempt)
+
+    # -- a subscriber's thread ---------------------------------------------------------------------------------------
+
+    def on_credit(self, subscription: Subscription) -> None:
+        """Let a subscription that has drained take more."""
+        with self.lock:
+            subscription.stalled_since = None
+            subscription.flush()
+            self._wake()
+
+    def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
+        """Decode an event of the history again."""
+        return StreamEvent(self.stream_id, attempt, sequence, _decoder.decode(payload), self.tag)
+
+    # -- with the lock held ------------------------------------------------------------------------------------------
+
+    def _check(self, attempt: Attempt) -> None:
+        if self.current is not attempt or attempt.interrupted:
+            raise Retired
+
+    def _full(self, size: int) -> tuple[list[Subscription], int | None, int | None]:
+        """Return who of those who pause is full, and how many events and bytes all of them can take."""
+        full: list[Subscription] = []
+        count: int | None = None
+        room: int | None = None
+        for subscription in self._pausing:
+            free, free_bytes, empty = subscription.room()
+            if free <= 0 or (not empty and free_bytes < max(size, 1)):
+                full.append(subscription)
+            if count is None or free < count:
+                count = free
+            if room is None or free_bytes < room:
+                room = free_bytes
+        return full, count, room
+
+    def _join(self, subscription: Subscription) -> None:
+        self._subscriptions = (*self._subscriptions, subscription)
+        if subscription.pausing:
+            self._pausing = (*self._pausing, subscription)
+        self._keep_until = None
+
+    def _leave(self, subscription: Subscription) -> Attempt | None:
+        """Take a subscription out; returns the attempt to interrupt where that ended the stream."""
+        self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
+        self._pausing = tuple(s for s in self._pausing if s is not subscription)
+        self._table.unwatch(subscription.ref, self)
+        self._wake()
+        if self._subscriptions or self.ended:
+            return None
+        if self.settings.keep:
+            self._keep_until = self.clock.monotonic() + self.settings.keep
+            self._arm()
+            return None
+        return self._end_locked("stopped", self._stopped("requested"), at_once=True)
+
+    def _stopped(self, reason: Literal["requested", "shutdown"]) -> LastMessageOf:
+        return lambda s: StreamStopped(
+            self.stream_id, reason, s.count, self.usage(), self.attempts, self.duration, self.tag
+        )
+
+    def _let_go(self, subscription: Subscription) -> Attempt | None:
+        """End one subscription that does not keep up."""
+        flow = subscription.flow
+        late = (
+            f"held the stream paused for {flow.stall_timeout:g} s"
+            if subscription.pausing
+            else f"had {flow.window} events or {flow.max_bytes} bytes on their way"
+        )
+        error = SlowSubscriberError(f"this subscriber {late} and was let go; the stream goes on without it")
+        subscription.finish(
+            lambda s: StreamError(
+                self.stream_id, error, s.count, self.usage(), self.attempts, self.duration, self.tag
+            ),
+            at_once=True,
+        )
+        _log.warning("subscriber_let_go", stream_id=self.stream_id, subscriber=subscription.urn, why=late)
+        return self._leave(subscription)
+
+    def _missed(self, after: After) -> tuple[StreamRestarting | None, list[tuple[int, bytes]]]:
+        """Return what a new subscriber is to be given first: a restart that it missed, and events of the history."""
+        if after is None:
+            return None, []
+        restarting = None
+        if isinstance(after, FromStart):
+            start = 0
+        else:
+            attempt, sequence = after
+            if attempt > self.attempt or (attempt == self.attempt and sequence >= self.next_sequence):
+                raise InvalidRequestError(
+                    f"after={after!r} lies ahead of the stream, which is at attempt {self.attempt},"
+                    f" sequence {self.next_sequence - 1}"
+                )
+            start = sequence + 1
+            void = [resume_at for number, resume_at in self._restarts or () if number > attempt]
+            if void and min(void) < start:
+                start = min(void)
+                restarting = StreamRestarting(
+                    self.stream_id,
+                    self.attempt,
+                    start,
+                    0.0,
+                    self._restart_error or StreamCrashedError("the stream was restarted meanwhile"),
+                    self.tag,
+                )
+        if start >= self.next_sequence:
+            return restarting, []
+        history = self._history
+        if not history or history[0][0] > start:
+            raise HistoryGoneError(
+                f"events from {start} on are no longer kept: this stream keeps {self.settings.history} bytes of"
+                " history (option `history`)"
+            )
+        return restarting, [entry for entry in history if entry[0] >= start]
+
+    def _remember(self, first: int, payloads: list[bytes]) -> None:
+        history = self._history
+        if history is None:
+            return
+        history.extend(enumerate(payloads, first))
+        self._history_bytes += sum(map(len, payloads))
+        while self._history_bytes > self.settings.history:
+            self._history_bytes -= len(history.popleft()[1])
+
+    def _add_usage(self, attempt: Attempt | None, resume_at: int) -> None:
+        """Keep the usage of a broken request whose answer stands in part."""
+        hop = attempt.meaning.usage if attempt is not None else None
+        if not resume_at:
+            self._usage = None
+        elif hop is not None:
+            self._usage = add_usage(self._usage, hop) if self._usage is not None else hop
+
+    def _restart(
+        self, error: GeminiStreamsError, attempt: Attempt | None, resume_at: int, delay: float
+    ) -> None:
+        self._add_usage(attempt, resume_at)
+        self.status = follow(self.status, "restarting")
+        self.error = self._restart_error = error
+        self.attempt += 1
+        self.next_sequence = self.resumed_at = resume_at
+        history = self._history
+        while history and history[-1][0] >= resume_at:
+            self._history_bytes -= len(history.pop()[1])
+        if self._restarts is None:
+            self._restarts = []
+        self._restarts.append((self.attempt, resume_at))
+        self._table.count_restart()
+        message = StreamRestarting(self.stream_id, self.attempt, resume_at, delay, error, self.tag)
+        for subscription in self._subscriptions:
+            subscription.restart(message)
+            subscription.stalled_since = None
+
+    def _finish(
+        self,
+        status: Status,
+        last: LastMessageOf,
+        *,
+        at_once: bool = False,
+        error: GeminiStreamsError | None = None,
+        attempt: Attempt | None = None,
+    ) -> bool:
+        with self.lock:
+            if self.ended or (attempt is not None and self.current is not attempt):
+                return False
+            interrupted = self._end_locked(status, last, at_once=at_once, error=error)
+        _end(interrupted)
+        return True
+
+    def _end_locked(
+        self,
+        status: Status,
+        last: LastMessageOf,
+        *,
+        at_once: bool = False,
+        error: GeminiStreamsError | None = None,
+    ) -> Attempt | None:
+        """End the stream; returns the attempt to interrupt once the lock is free."""
+        was, attempts = self.status, self.attempts
+        attempt = self.current
+        if attempt is not None:
+            self._usage = self.usage()
+            self.current = None
+        self.status = follow(was, status)
+        self.attempt = attempts
+        self.error = error
+        self._last = last
+        self._ended_mono = self.clock.monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        subscriptions, self._subscriptions, self._pausing = self._subscriptions, (), ()
+        self._wake()
+        self._table.ended(self, was)
+        for subscription in subscriptions:
+            self._table.unwatch(subscription.ref, self)
+            subscription.finish(last, at_once=at_once)
+        _log.info(
+            "stream_ended",
+            stream_id=self.stream_id,
+            model=self.model,
+            attempt=self.attempt,
+            status=status,
+            events=self.events_count,
+            duration=round(self.duration, 3),
+            error=None if error is None else str(error),
+        )
+        return attempt
+
+    def _wake(self) -> None:
+        """Let the stream's thread go on where it waits for room."""
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.release()
+
+    # -- the clock's thread ------------------------------------------------------------------------------------------
+
+    def _due(self) -> float | None:
+        """Return when the next thing that a timer has to do can be due."""
+        moments: list[float] = []
+        settings = self.settings
+        if settings.deadline is not None:
+            moments.append(self.started_mono + settings.deadline)
+        if self._keep_until is not None:
+            moments.append(self._keep_until)
+        attempt = self.current
+        if self._parked is not None:
+            moments += [
+                s.stalled_since + s.flow.stall_timeout for s in self._pausing if s.stalled_since is not None
+            ]
+        elif attempt is not None and attempt.connected and attempt.error is None:
+            moments.append(attempt.heard_at + self._patience(attempt))
+        return min(moments, default=None)
+
+    def _patience(self, attempt: Attempt) -> float:
+        return self.settings.idle_timeout if attempt.received else self.settings.first_event_timeout
+
+    def _arm(self) -> None:
+        """Set the timer where something can be due before it rings."""
+        due = self._due()
+        if due is None or (self._timer is not None and self._timer_due <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self.clock.call_later(max(0.0, due - self.clock.monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        interrupted: Attempt | None = None
+        late: GeminiStreamsError | None = None
+        with self.lock:
+            self._timer = None
+            if self.ended:
+                return
+            now = self.clock.monotonic()
+            settings = self.settings
+            attempt = self.current
+            if settings.deadline is not None and now >= self.started_mono + settings.deadline:
+                late = DeadlineExceededError(f"the stream's deadline of {settings.deadline:g} s has passed")
+            elif self._keep_until is not None and now >= self._keep_until:
+                interrupted = self._end_locked("stopped", self._stopped("requested"), at_once=True)
+            elif self._parked is not None:
+                for subscription in self._pausing:
+                    since = subscription.stalled_since
+                    if since is not None and now >= since + subscription.flow.stall_timeout:
+                        interrupted = self._let_go(subscription) or interrupted
+            elif (
+                attempt is not None
+                and attempt.connected
+                and attempt.error is None
+                and now >= attempt.heard_at + self._patience(attempt)
+            ):
+                attempt.error = self._silence(attempt)
+                interrupted = attempt
+            if late is None and not self.ended:
+                self._arm()
+        if late is not None:
+            self.fail(late)
+        _end(interrupted)
+
+    def _silence(self, attempt: Attempt) -> GeminiStreamsError:
+        limit = self._patience(attempt)
+        if attempt.received:
+            return IdleTimeoutError(f"the server was silent for {limit:g} s (idle_timeout) in the answer")
+        return FirstEventTimeoutError(
+            f"the server sent no event within {limit:g} s (first_event_timeout) of the request"
+        )
+
+
+def _end(attempt: Attempt | None) -> None:
+    """Close the connection of an attempt whose time is over; it may be waiting for it. Never blocks."""
+    if attempt is not None and attempt.exchange is not None:
+        attempt.exchange.interrupt()

@@ -1,0 +1,289 @@
+"""The table of all streams of one manager's tree: names, slots, who watches whom, counters.
+
+The rules:
+
+- The table outlives the manager and the supervisor: neither of them has books of its own, so neither's death loses
+  anything.
+- A slot is held from the moment a stream is launched until it ends, whichever way; what waits for one is launched
+  in the order of asking.
+- An ended stream stays visible for `linger` seconds.
+- Each subscriber is watched once, however many streams it subscribes to.
+
+Thread-safe; its lock is held for a moment only and may be taken with a session's lock held, never the other way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pykka
+
+from gemini_streams.errors import (
+    GeminiStreamsError,
+    ManagerDrainingError,
+    MaxStreamsExceededError,
+    StreamNotFoundError,
+)
+from gemini_streams.messages import ManagerStats, Status
+from pykka_supervisor import Down, MonitorRef, demonitor, monitor
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from gemini_streams.session import Session
+    from pykka_supervisor import Clock
+
+__all__ = ["CancelSession", "Sessions", "StartSession"]
+
+
+class StartSession:
+    """To the supervisor of the streams: start a session's first attempt."""
+
+    __slots__ = ("session",)
+    __match_args__ = ("session",)
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+
+class CancelSession(StartSession):
+    """To the supervisor of the streams: a session has ended between two attempts, start no further one."""
+
+    __slots__ = ()
+
+
+class _Watched:
+    """One subscriber and the sessions it subscribes to."""
+
+    __slots__ = ("monitor", "sessions")
+
+    def __init__(self) -> None:
+        self.monitor: MonitorRef | None = None
+        self.sessions: set[Session] = set()
+
+
+class Sessions:
+    """All streams of one tree."""
+
+    def __init__(
+        self,
+        *,
+        max_streams: int,
+        max_waiting: int,
+        linger: float,
+        clock: Clock,
+    ) -> None:
+        self.max_streams = max_streams
+        self.max_waiting = max_waiting
+        self._linger = linger
+        self._clock = clock
+        self.supervisor: pykka.ActorRef[Any] | None = None
+        """Of the streams; it says so itself when it starts."""
+        self.root: pykka.ActorRef[Any] | None = None
+        """The top of the tree, once somebody watches it."""
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._waiting: OrderedDict[str, Session] = OrderedDict()
+        self._running = 0
+        self._watched: dict[str, _Watched] = {}
+        self._started = self._completed = self._failed = self._stopped = self._restarts = 0
+        self._past_events = 0
+        self._draining = False
+        self._on_drained: Callable[[], None] | None = None
+
+    # -- names and slots ---------------------------------------------------------------------------------------------
+
+    def find(self, stream_id: str) -> Session:
+        """Return a visible stream; raises `StreamNotFoundError`."""
+        try:
+            return self._sessions[stream_id]
+        except KeyError:
+            raise StreamNotFoundError(f"no stream {stream_id!r} runs or lingers here") from None
+
+    def get(self, stream_id: str) -> Session | None:
+        """Return a visible stream, or `None`."""
+        return self._sessions.get(stream_id)
+
+    def all(self) -> list[Session]:
+        """Return all visible streams, oldest first."""
+        with self._lock:
+            return list(self._sessions.values())
+
+    def check_admission(self) -> None:
+        """Raise where no stream would be admitted now."""
+        with self._lock:
+            self._admit()
+
+    def add(self, session: Session) -> None:
+        """Give a new stream its name and a slot, or a place among those that wait for one.
+
+        Raises `MaxStreamsExceededError`, `ManagerDrainingError`. Call `start` when it has its subscribers.
+        """
+        with self._lock:
+            self._admit()
+            self._sessions[session.stream_id] = session
+            self._started += 1
+            if self._running < self.max_streams:
+                self._running += 1
+                session.slot = True
+            else:
+                self._waiting[session.stream_id] = session
+
+    def start(self, session: Session) -> None:
+        """Launch a stream that was added, if it has a slot."""
+        if session.slot:
+            session.launched()
+            self._tell(StartSession(session))
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise ManagerDrainingError("this manager is draining: start the stream at another one")
+        if self._running >= self.max_streams and len(self._waiting) >= self.max_waiting:
+            waiting = f" and {self.max_waiting} wait (max_waiting)" if self.max_waiting else ""
+            raise MaxStreamsExceededError(
+                f"{self.max_streams} streams run (max_streams){waiting}: wait for one to end, or raise the limit"
+            )
+
+    def ended(self, session: Session, was: Status) -> None:
+        """Take note that a stream has ended: its slot is free. Called with the session's lock held."""
+        with self._lock:
+            match session.status:
+                case "completed":
+                    self._completed += 1
+                case "error":
+                    self._failed += 1
+                case _:
+                    self._stopped += 1
+            self._waiting.pop(session.stream_id, None)
+            following = self._pass_on(session)
+            drained = self._on_drained if not self._running and not self._waiting else None
+        if was == "restarting":
+            self._tell(CancelSession(session))
+        if following is not None:
+            self._tell(StartSession(following))
+        if drained is not None:
+            drained()
+        if self._linger:
+            self._clock.call_later(self._linger, lambda: self.forget(session))
+        else:
+            self.forget(session)
+
+    def _pass_on(self, session: Session) -> Session | None:
+        """Free a stream's slot; returns who has it now."""
+        if not session.slot:
+            return None
+        session.slot = False
+        if not self._waiting:
+            self._running -= 1
+            return None
+        _, following = self._waiting.popitem(last=False)
+        following.slot = True
+        return following
+
+    def _tell(self, message: StartSession) -> None:
+        with contextlib.suppress(pykka.ActorDeadError):  # then the tree is ending, and every stream with it
+            if self.supervisor is not None:
+                self.supervisor.tell(message)
+
+    def forget(self, session: Session) -> None:
+        """Drop an ended stream."""
+        with self._lock:
+            if self._sessions.get(session.stream_id) is session:
+                del self._sessions[session.stream_id]
+                self._past_events += session.events_count
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def end_all(self, reason: Literal["shutdown"] | GeminiStreamsError) -> int:
+        """End every stream; returns how many had not ended. With an error where the tree has died."""
+        count = 0
+        for session in self.all():
+            if isinstance(reason, str):
+                count += session.stop(reason)
+            else:
+                count += session.fail(reason)
+        return count
+
+    def drain(self, on_drained: Callable[[], None]) -> None:
+        """Admit nothing more; `on_drained` is called, from any thread, when no stream runs."""
+        with self._lock:
+            self._draining = True
+            self._on_drained = on_drained
+            done = not self._running and not self._waiting
+        if done:
+            on_drained()
+
+    # -- subscribers -------------------------------------------------------------------------------------------------
+
+    def watch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
+        """Tell the session when a subscriber dies, however it dies, within a second."""
+        with self._lock:
+            watched = self._watched.get(ref.actor_urn)
+            if watched is not None:
+                watched.sessions.add(session)
+                return
+            watched = self._watched[ref.actor_urn] = _Watched()
+            watched.sessions.add(session)
+        self._monitor(ref, watched)
+
+    def unwatch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
+        """Take note that a subscriber has left a session."""
+        with self._lock:
+            watched = self._watched.get(ref.actor_urn)
+            if watched is None:
+                return
+            watched.sessions.discard(session)
+            if watched.sessions:
+                return
+            del self._watched[ref.actor_urn]
+        if watched.monitor is not None:
+            demonitor(watched.monitor)
+
+    def _monitor(self, ref: pykka.ActorRef[Any], watched: _Watched) -> None:
+        watched.monitor = monitor(ref, notify=lambda down: self._down(ref, watched, down))
+
+    def _down(self, ref: pykka.ActorRef[Any], watched: _Watched, down: Down) -> None:
+        """In the dying subscriber's thread, or a sweeper's."""
+        if down.restarting:  # it keeps its inbox and its subscriptions
+            with self._lock:
+                still = self._watched.get(ref.actor_urn) is watched
+            if still:
+                self._monitor(ref, watched)
+            return
+        with self._lock:
+            if self._watched.get(ref.actor_urn) is watched:
+                del self._watched[ref.actor_urn]
+            sessions = list(watched.sessions)
+        for session in sessions:
+            session.unsubscribe(ref.actor_urn, gone=True)
+
+    # -- figures -----------------------------------------------------------------------------------------------------
+
+    def count_restart(self) -> None:
+        """Count one."""
+        with self._lock:
+            self._restarts += 1
+
+    def stats(self) -> ManagerStats:
+        """Return the figures as they are now."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+            by_status: dict[Status, int] = {}
+            for session in sessions:
+                by_status[session.status] = by_status.get(session.status, 0) + 1
+            return ManagerStats(
+                total_streams=len(sessions),
+                max_streams=self.max_streams,
+                streams_by_status=by_status,
+                total_subscribers=sum(s.subscribers for s in sessions),
+                started=self._started,
+                completed=self._completed,
+                failed=self._failed,
+                stopped=self._stopped,
+                restarts=self._restarts,
+                events=self._past_events + sum(s.events_count for s in sessions),
+            )

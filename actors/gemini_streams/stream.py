@@ -1,0 +1,248 @@
+"""StreamActor: one attempt at one session, in a thread of its own.
+
+It opens the connection, reads, decodes, gives the session what it found, and ends: in order when the answer is
+complete or somebody has ended the stream, with an error of ours otherwise. It does not retry: its supervisor decides
+what follows (`recovery`).
+
+While it waits for the server it handles no message. `interrupt()`, called by whoever stops or kills it, wakes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import requests
+
+from gemini_streams.connection import Connections, Exchange, Interrupted, prepare
+from gemini_streams.errors import (
+    GeminiStreamsError,
+    MalformedEventError,
+    StreamTruncatedError,
+    UnexpectedResponseError,
+)
+from gemini_streams.gemini.failures import error_from_event, find_error, parse_error
+from gemini_streams.gemini.generate import End, at_end
+from gemini_streams.messages import StreamEvent
+from gemini_streams.session import Attempt, Retired, Session
+from gemini_streams.sse import Decoder
+from pykka_supervisor import SupervisedActor
+
+__all__ = ["StreamActor"]
+
+_MAX_ERROR_BODY = 1 << 20
+_MAX_FRUITLESS_HOPS = 3
+
+_decode = msgspec.json.Decoder().decode
+
+
+class _Run:
+    """What an incarnation tells itself to begin with."""
+
+    __slots__ = ("actor",)
+
+    def __init__(self, actor: StreamActor) -> None:
+        self.actor = actor
+
+
+class StreamActor(SupervisedActor):
+    """One attempt at a session."""
+
+    def __init__(self, session: Session, connections: Connections) -> None:
+        super().__init__()
+        self._session = session
+        self._connections = connections
+        self._attempt: Attempt | None = None
+        self._interrupted = False
+
+    def on_start(self) -> None:
+        """Begin as soon as the start is over: a start that waited for the server would hold the supervisor up."""
+        self.actor_ref.tell(_Run(self))
+
+    def on_receive(self, message: Any) -> None:
+        """Make the attempt."""
+        if not isinstance(message, _Run) or message.actor is not self:
+            return  # meant for an incarnation that has died
+        attempt = self._attempt = self._session.begin()
+        if self._interrupted:
+            return
+        if attempt is not None:
+            try:
+                self._stream(attempt)
+            except Retired:
+                pass
+            except Interrupted:
+                if attempt.error is not None:
+                    raise attempt.error from None
+            finally:
+                if attempt.exchange is not None:
+                    attempt.exchange.close()
+        if not self.retired:
+            self.stop()
+
+    def interrupt(self) -> None:
+        """Wake the attempt from whatever it waits for. In the thread of whoever stops or kills this actor."""
+        self._interrupted = True
+        attempt = self._attempt
+        if attempt is not None:
+            self._session.interrupt(attempt)
+
+    def on_stop(self) -> None:
+        """Tell the subscribers, where somebody has stopped just this actor in order."""
+        if not self.retired:  # or its supervisor ends it, and whoever ended that knows why
+            self._session.stop("requested")
+
+    # --
+
+    def _stream(self, attempt: Attempt) -> None:
+        """Stream the answer, in as many requests as it takes."""
+        session = self._session
+        fruitless = 0
+        while True:
+            token = session.token
+            ended = self._request(attempt)
+            if ended is End.COMPLETE:
+                session.complete(attempt)
+                return
+            fruitless = fruitless + 1 if session.token == token else 0
+            if fruitless >= _MAX_FRUITLESS_HOPS:
+                raise StreamTruncatedError(
+                    f"the answer stopped with CONTINUATION {fruitless} times without getting on"
+                )
+            session.next_hop(attempt)
+
+    def _request(self, attempt: Attempt) -> End:
+        """Make one request and deliver what comes of it; returns `COMPLETE` or `CONTINUES`."""
+        session = self._session
+        exchange = attempt.exchange = Exchange(lambda: session.connected(attempt))
+        if attempt.interrupted:
+            raise Interrupted
+        target = session.target
+        exchange.send(
+            self._connections,
+            prepare(session.url, target.headers(), session.request_body()),
+            verify=target.verify,
+            proxies=target.proxies,
+        )
+        self._check_answer(exchange)
+        session.answering(attempt)
+        decoder = Decoder(session.settings.max_event_bytes)
+        late: GeminiStreamsError | None = None
+        while True:
+            if decoder.waiting:
+                count, room = session.room(attempt, decoder.next_size)
+                self._deliver(attempt, decoder.take(count, room))
+            elif late is not None:
+                raise late
+            else:
+                session.room(attempt, 0)
+                data = exchange.read()
+                if not data:
+                    break
+                try:
+                    decoder.feed(data)
+                except GeminiStreamsError as error:
+                    late = error  # what came before the event that is too large is delivered first
+        return self._end(attempt, exchange, decoder)
+
+    def _check_answer(self, exchange: Exchange) -> None:
+        status = exchange.status
+        kind = exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if status == requests.codes.ok and kind in ("text/event-stream", ""):
+            return
+        session = self._session
+        if status == requests.codes.ok:
+            body = exchange.read_all(_MAX_ERROR_BODY)
+            error = find_error(body)
+            if error is not None:
+                raise error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
+            raise UnexpectedResponseError(
+                f"the answer is no event stream but {kind}: does the base URL {session.target.base_url} lead to the"
+                " Gemini API?"
+            )
+        if 300 <= status < 400:
+            raise UnexpectedResponseError(
+                f"the server redirects ({status}); redirects are not followed, for the key would go along: give the"
+                " base URL that it points to"
+            )
+        if status < 400:
+            raise UnexpectedResponseError(
+                f"the server answered with status {status}, which is no event stream"
+            )
+        raise parse_error(
+            status,
+            exchange.headers,
+            exchange.read_all(_MAX_ERROR_BODY),
+            now=session.clock.time(),
+            scrub=session.target.scrub,
+        )
+
+    def _deliver(self, attempt: Attempt, payloads: list[bytes]) -> None:
+        session = self._session
+        stream_id, tag, number, sequence = (
+            session.stream_id,
+            session.tag,
+            attempt.number,
+            session.next_sequence,
+        )
+        meaning = attempt.meaning
+        see = meaning.see
+        events: list[StreamEvent] = []
+        broken: GeminiStreamsError | None = None
+        for payload in payloads:
+            try:
+                data = _decode(payload)
+            except ValueError:
+                data = _leniently(payload)
+            if type(data) is not dict:
+                see(data)
+                if meaning.error is None:
+                    broken = MalformedEventError(
+                        f"event {sequence} of the answer is no JSON object ({len(payload)} bytes)"
+                    )
+                    break
+            else:
+                see(data)
+            if meaning.error is not None:
+                broken = error_from_event(data, now=session.clock.time(), scrub=session.target.scrub)
+                break
+            events.append(StreamEvent(stream_id, number, sequence, data, tag))
+            sequence += 1
+        if broken is None:
+            session.deliver(attempt, events, payloads)
+            return
+        if events:
+            session.deliver(attempt, events, payloads[: len(events)])
+        raise broken
+
+    def _end(self, attempt: Attempt, exchange: Exchange, decoder: Decoder) -> End:
+        """Decide what the clean end of the body means, and give the connection back."""
+        session = self._session
+        last = decoder.end()
+        exchange.finish()
+        half = False
+        if last is not None:
+            try:
+                _decode(last)
+            except ValueError:
+                half = True
+            else:
+                session.room(attempt, len(last))
+                self._deliver(attempt, [last])
+        error = find_error(bytes(decoder.stray)) if decoder.stray else None
+        if error is not None:
+            raise error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
+        ending = at_end(
+            attempt.meaning, clean=True, half_event=half, automatic=session.automatic_continuation
+        )
+        if ending.end is End.COMPLETE or (ending.end is End.CONTINUES and not ending.void):
+            return ending.end
+        raise StreamTruncatedError(ending.why or "the answer stopped with CONTINUATION behind its last token")
+
+
+def _leniently(payload: bytes) -> Any:
+    """Decode what is not quite UTF-8, as WHATWG's decoder would; `None` where it is no JSON."""
+    try:
+        return _decode(payload.decode("utf-8", "replace"))
+    except ValueError:
+        return None
