@@ -482,7 +482,9 @@ class BaseSupervisor(SupervisedActor):
         ignored = isinstance(incarnation.error, IgnoreStart)
         wanted = wants_restart(child.spec.restart, reason) and not ignored
         if wanted or is_abnormal(reason):
-            report(self.actor_ref, "child_terminated", reason, offender=child.offender())
+            # An owner that decides itself also says itself what it makes of the end.
+            decided = callable(child.spec.backoff)
+            report(self.actor_ref, "child_terminated", reason, offender=child.offender(), error=not decided)
         if wanted:
             self._restart(child, reason, incarnation)
         else:
