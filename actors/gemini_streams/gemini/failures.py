@@ -124,7 +124,7 @@ def is_retryable(code: int, details: list[Any]) -> bool:
 
 
 def retry_after(value: str, *, now: float) -> float | None:
-    """When `Retry-After` says to come back: seconds, or a date in any of HTTP's forms. `None` for anything else."""
+    """Return when `Retry-After` says to come back, as seconds or as any of HTTP's dates; `None` for the rest."""
     value = value.strip()
     if _SECONDS.fullmatch(value):
         return _at(float(value), now)

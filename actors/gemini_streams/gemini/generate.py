@@ -144,7 +144,7 @@ class Meaning:
     usage: dict[str, Any] | None
     """The latest usageMetadata."""
     token: str | None
-    """The latest checkpoint."""
+    """The latest checkpoint; none once another finishReason than CONTINUATION has come behind it."""
     token_index: int
     """Events that stand if the answer goes on from `token`: all up to and with the one that carried it."""
     error: dict[str, Any] | None
@@ -186,6 +186,8 @@ class Meaning:
             self.finish_reason = reason
             message = candidate.get("finishMessage")
             self.finish_message = message if isinstance(message, str) else None
+            if reason != CONTINUATION:
+                self.token = None
         token = candidate.get("continuationToken")
         if isinstance(token, str) and token:
             self.token = token
