@@ -297,8 +297,7 @@ class Cell:
             incarnation.actor = None
             _log.info("abandoned_thread_ended", actor=str(self), thread=incarnation.thread.name)
             return
-        if incarnation.kill_timer is not None:
-            incarnation.kill_timer.cancel()
+        incarnation.disarm()
         incarnation.fail_replies()
         if incarnation.batch is not None:
             with contextlib.suppress(pykka.ActorDeadError):
@@ -389,17 +388,18 @@ class Cell:
         incarnation = self.incarnation
         if incarnation is None or incarnation.reason is not None:
             return False
-        incarnation.command(Killed())
         limit = self.allowance()
-        if limit is None:
-            return True
+        if limit is not None and incarnation.kill_timer is None:
 
-        def check() -> None:
-            if incarnation.reason is None:
-                self.give_up_on(incarnation)
+            def check() -> None:
+                if incarnation.reason is None:
+                    self.give_up_on(incarnation)
 
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending; nobody will ask any more
-            incarnation.kill_timer = self.clock.call_later(max(limit, KILL_GRACE), check)
+            # RuntimeError: the interpreter is ending, and nobody will ask any more.
+            with contextlib.suppress(RuntimeError):
+                incarnation.kill_timer = self.clock.call_later(max(limit, KILL_GRACE), check)
+        incarnation.command(Killed())
+        incarnation.disarm()
         return True
 
     def give_up_on(self, incarnation: Incarnation) -> None:
@@ -493,6 +493,11 @@ class Incarnation(Receiver):
     def is_current(self) -> bool:
         """Whether nothing has ended or replaced it."""
         return self.reason is None and self.cell.incarnation is self
+
+    def disarm(self) -> None:
+        """Once it has ended: take the timer back that would have it abandoned."""
+        if self.reason is not None and self.kill_timer is not None:
+            self.kill_timer.cancel()
 
     def command(self, reason: Exit) -> None:
         """End it before it takes another message, from any thread; what it waits on is interrupted."""
