@@ -137,6 +137,7 @@ BAD_CONFIGS: list[tuple[Any, str, str]] = [
     ({"contents": "x"}, "config.contents", "StartStream"),
     ({"model": "x"}, "config.model", "StartStream"),
     ({"automatic_continuation": "no"}, "config.automatic_continuation", "True or False"),
+    ({"automatic_continuation": 0}, "config.automatic_continuation", "True or False"),
     ({"automatic_continuation": 0.5}, "config.automatic_continuation", "True or False"),
     ({"automatic_function_calling": {"disable": False}}, "config.automatic_function_calling", "disable"),
     (
@@ -309,6 +310,22 @@ def test_subclasses_and_foreign_containers_become_plain_json() -> None:
     response = body["contents"][0]["parts"][0]["functionResponse"]["response"]["value"]
     assert response == {"name": "n", "frozen": {"a": [1, 2]}, "model": {"a_b": 1}, "b": "_w=="}
     assert json.loads(encode_body(body)) == body
+
+
+def test_objects_that_refuse_to_be_json() -> None:
+    class Stubborn(pydantic.BaseModel):
+        @pydantic.model_serializer
+        def dump(self) -> dict[str, Any]:
+            raise RuntimeError(SECRET)
+
+        @classmethod
+        def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+            raise RuntimeError(SECRET)
+
+    for contents, config in ((part(Stubborn()), None), ("x", {"response_schema": Stubborn})):
+        with pytest.raises(InvalidRequestError) as caught:
+            build_request(contents, config)
+        assert SECRET not in str(caught.value)
 
 
 def test_large_integers_are_kept() -> None:

@@ -17,6 +17,7 @@ import re
 import threading
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -218,6 +219,15 @@ CONTENTS: list[Any] = [
 @pytest.mark.parametrize("contents", CONTENTS, ids=lambda c: re.sub(r"\s+", " ", repr(c))[:50])
 def test_contents(google: Google, contents: Any) -> None:
     assert build_request(contents).body == camel(google(contents))
+
+
+def test_a_photo_from_a_file(google: Google, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    PIL.Image.new("RGB", (8, 8), (1, 2, 3)).save(path, "JPEG", quality=30)
+    with PIL.Image.open(path) as photo:
+        body = build_request(["what is this?", photo]).body
+        assert body["contents"][0]["parts"][1]["inlineData"]["mimeType"] == "image/jpeg"
+        assert body == camel(google(["what is this?", photo]))
 
 
 class Colour(enum.Enum):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import datetime as dt
 import email.utils
 import html
+import itertools
 import json
 import math
 import re
@@ -39,6 +40,8 @@ MAX_BODY = 1 << 20
 """Bytes of an error's body that are looked at."""
 MAX_MESSAGE = 2_000
 MAX_EXCERPT = 200
+MAX_DEPTH = 32
+"""Levels of nesting that are kept of an error's details."""
 MAX_DETAILS = 16_384
 """Bytes of JSON that an error's details may take."""
 
@@ -107,9 +110,9 @@ def find_error(raw: str | bytes) -> dict[str, Any] | None:
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     text = text[:MAX_BODY].lstrip("\ufeff")
     decoder = json.JSONDecoder()
-    for start in [m.start(1) for m in re.finditer(r"^[ \t]*([\[{])", text, re.MULTILINE)][:8]:
+    for match in itertools.islice(re.finditer(r"^[ \t]*([\[{])", text, re.MULTILINE), 8):
         try:
-            value, _ = decoder.raw_decode(text, start)
+            value, _ = decoder.raw_decode(text, match.start(1))
         except (ValueError, RecursionError):
             continue
         error = error_of(value)
@@ -155,22 +158,36 @@ def _api_error(
         code,
         _cut(scrub(status), 100) if isinstance(status, str) else "",
         _cut(scrub(message), MAX_MESSAGE) if isinstance(message, str) else "",
-        _bounded(scrub(details)),
+        _bounded(details, scrub),
         retryable=is_retryable(code, details),
         retry_at=max((t for t in times if t is not None), default=None),
     )
 
 
-def _bounded(details: list[Any]) -> list[Any]:
-    """As many of the details, in order, as fit; what a retry depends on has been read before."""
+def _bounded(details: list[Any], scrub: Scrub) -> list[Any]:
+    """Return as many of the details, in order, as fit; what a retry depends on has been read before."""
     kept: list[Any] = []
     room = MAX_DETAILS
     for detail in details:
-        room -= len(msgspec.json.encode(detail))
+        if not _is_shallow(detail, MAX_DEPTH):
+            continue
+        clean = scrub(detail)
+        try:
+            room -= len(msgspec.json.encode(clean))
+        except ValueError:  # half a character
+            continue
         if room < 0:
             break
-        kept.append(detail)
+        kept.append(clean)
     return kept
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return not isinstance(value, list) or (
+        levels > 0 and all(_is_shallow(item, levels - 1) for item in value)
+    )
 
 
 def _spent_for_the_day(detail: Any) -> bool:
@@ -234,4 +251,5 @@ def _phrase(status: int) -> str:
 
 
 def _cut(text: str, most: int) -> str:
+    text = text[: most + 1].encode("utf-8", "replace").decode()
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -166,8 +166,8 @@ def build_request(contents: Any, config: Any = None) -> BuiltRequest:
     """Build a request; raises `InvalidRequestError` where one cannot be built."""
     body: dict[str, Any] = {"contents": _contents(contents)}
     fields = _config_fields(config)
-    automatic = fields.pop("automaticContinuation", None)
-    if automatic not in (None, True, False):
+    automatic = fields.pop("automaticContinuation", True)
+    if not isinstance(automatic, bool):
         _refuse("config.automatic_continuation", "must be True or False")
     _check_function_calling(fields.pop("automaticFunctionCalling", None))
     for name, instead in _REFUSED.items():
@@ -178,7 +178,7 @@ def build_request(contents: Any, config: Any = None) -> BuiltRequest:
         (body if name in _TOP else generation)[name] = _config_value(name, value)
     if config is not None and config != {}:
         body["generationConfig"] = generation
-    return BuiltRequest(body, automatic is not False)
+    return BuiltRequest(body, automatic)
 
 
 def build_body(contents: Any, config: Any = None) -> dict[str, Any]:
@@ -367,11 +367,9 @@ def _config_fields(config: Any) -> dict[str, Any]:
 
 def _check_function_calling(given: Any) -> None:
     """Refuse all but switching it off: function calls are never answered here."""
-    fields = _fields(given, "config.automatic_function_calling") if given is not None else {}
-    if fields is None or fields.get("disable") is not True:
-        if given is None:
-            return
-        _refuse("config.automatic_function_calling", f"can only be {{'disable': True}}: {_CALLABLE}")
+    at = "config.automatic_function_calling"
+    if given is not None and (_fields(given, at) or {}).get("disable") is not True:
+        _refuse(at, f"can only be {{'disable': True}}: {_CALLABLE}")
 
 
 def _config_value(name: str, value: Any) -> Any:
@@ -424,17 +422,17 @@ def _schema_source(value: Any, at: str) -> Any:
         if isinstance(value, enum.EnumMeta):
             values = [str(member.value) for member in list[enum.Enum](value)]
             return {"enum": values, "title": value.__name__, "type": "string"}
-        if hasattr(value, "model_json_schema"):
-            return value.model_json_schema()
         pydantic = sys.modules.get("pydantic")
-        if pydantic is None:
-            _refuse(at, "is a Python type: pass its JSON schema as config.response_json_schema")
         try:
-            return pydantic.TypeAdapter(value).json_schema()
+            if hasattr(value, "model_json_schema"):
+                return value.model_json_schema()
+            if pydantic is not None:
+                return pydantic.TypeAdapter(value).json_schema()
         except Exception as error:  # noqa: BLE001 - pydantic's errors are many, and each means the same here
             _refuse(
                 at, f"is a type without a schema ({type(error).__name__}): pass config.response_json_schema"
             )
+        _refuse(at, "is a Python type: pass its JSON schema as config.response_json_schema")
     return value
 
 
@@ -585,7 +583,7 @@ def _plain(value: Any, at: str, shape: _Shape, depth: int) -> Any:
                 for key, item in value.items()
             }
         if hasattr(type(value), "model_fields") and not isinstance(value, type):
-            return _plain(value.model_dump(exclude_none=True), at, shape, depth + 1)
+            return _plain(_dumped(value, at), at, shape, depth + 1)
     else:
         fields = _fields(value, at)
         if fields is not None:
@@ -593,6 +591,14 @@ def _plain(value: Any, at: str, shape: _Shape, depth: int) -> Any:
     if callable(value) and at.startswith("config.tools"):
         _refuse(at, f"is a function: {_CALLABLE}")
     return _refuse(at, f"is of type {type(value).__name__}, which JSON does not have")
+
+
+def _dumped(value: Any, at: str) -> Any:
+    """Return what a pydantic object among the data holds."""
+    try:
+        return value.model_dump(exclude_none=True, warnings=False)
+    except Exception as error:  # noqa: BLE001 - the serialisers of an application's own class run here
+        _refuse(at, f"is a {type(value).__name__} that cannot be turned into JSON ({type(error).__name__})")
 
 
 def _text(value: str, at: str) -> str:
