@@ -20,6 +20,7 @@ file.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gzip as gzip_module
 import itertools
@@ -156,7 +157,7 @@ class Reply:
     error_bare: bool = False
     """That error as bare JSON over several lines, without `data:` in front."""
     tokens: Mapping[int, str] = field(default_factory=dict)
-    """`continuationToken`s, by the number of the event that carries it."""
+    """`continuationToken`s, by the number of the event that carries it. The API's are base64."""
     content_type: str = _EVENT_STREAM
     headers: Mapping[str, str] = field(default_factory=dict)
     segment: int | None = None
@@ -433,10 +434,10 @@ class LongAnswer:
         start, hop = 0, -1
         token = record.body.get("continuationToken") if isinstance(record.body, dict) else None
         if token is not None:
-            given = re.fullmatch(r"local-continue-(\d+)-(\d+)", str(token))
-            if given is None or int(given[1]) > total:
+            known = _read_token(token)
+            if known is None or known[0] > total:
                 return Failure(400, "The continuation token is not valid.")
-            start, hop = int(given[1]), int(given[2])
+            start, hop = known
         least = next((number for number, bound in enumerate(bounds) if bound > start), len(bounds) - 1)
         hop = least if self.token_at_end else min(max(least, hop + 1), len(bounds) - 1)
         stop = bounds[hop]
@@ -454,7 +455,7 @@ class LongAnswer:
                 candidate["finishReason"] = "CONTINUATION"
             checkpoint = self.checkpoint_every is not None and done % self.checkpoint_every == 0
             if done < total and ((done == stop and self.token_at_end) or (done < stop and checkpoint)):
-                candidate["continuationToken"] = f"local-continue-{done}-{hop}"
+                candidate["continuationToken"] = _token(done, hop)
             candidate["index"] = 0
             events.append({"candidates": [candidate], "usageMetadata": _usage(record, done - start)})
         return Reply(
@@ -464,6 +465,21 @@ class LongAnswer:
             end="clean" if cut is None else self.cut_by,
             end_after=None if cut is None else cut - start,
         )
+
+
+def _token(words_done: int, hop: int) -> str:
+    return base64.b64encode(
+        f"{words_done} words, {hop} hops".encode()
+    ).decode()  # google-genai takes base64 only
+
+
+def _read_token(token: Any) -> tuple[int, int] | None:
+    try:
+        padded = str(token).rstrip("=") + "=" * (-len(str(token).rstrip("=")) % 4)
+        found = re.fullmatch(rb"(\d+) words, (\d+) hops", base64.urlsafe_b64decode(padded))
+    except ValueError:
+        return None
+    return (int(found[1]), int(found[2])) if found is not None else None
 
 
 Answer = Reply | Failure | Body | Raw | StallUpload | LongAnswer
@@ -540,7 +556,8 @@ def _echo(record: RequestRecord) -> Reply:
 class RequestRecord:
     """One request and what became of it, as the server saw it. Times are `time.monotonic()` seconds.
 
-    It goes on changing until `closed_at` is set. Reading it is safe from any thread.
+    It goes on changing until `closed_at` is set, which may be a moment after the client has read the last
+    byte: `wait_closed` first. Reading it is safe from any thread.
     """
 
     def __init__(

@@ -378,6 +378,7 @@ def test_a_clean_end_too_early_and_half_an_event(gemini: LocalGemini) -> None:
             body = client.ask(f"half {framing}").read()
             assert body.count(b"\r\n\r\n") == 2
             assert body.count(b"data: ") == 3
+    gemini.requests[0].wait_closed()
     assert gemini.requests[0].ended == "complete"
 
 
@@ -836,8 +837,9 @@ def test_a_thousand_connections_at_once() -> None:
         for sock in socks:
             assert read_until(sock, b"0\r\n\r\n").count(b"data: ") == 3
         assert elapsed(started) < 20
-        assert {record.ended for record in gemini.requests} == {"complete"}
-        for sock in socks:
+        for sock, record in zip(socks, gemini.requests, strict=True):
+            record.wait_closed()
+            assert record.ended == "complete"
             sock.close()
         gemini.wait_open_connections(0)
 
