@@ -1,0 +1,212 @@
+"""Figures of the supervisor: `python tests/supervisor/measure.py` prints them; the functions return them.
+
+CPU time is the process's, all threads together. Each figure is the best of a few rounds, since the
+machine may be doing something else.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pykka
+from pykka_supervisor import (
+    ChildSpec,
+    DynamicSupervisor,
+    Mailbox,
+    SupervisedActor,
+    Supervisor,
+    kill,
+)
+from pykka_supervisor._pykka import Envelope
+from pykka_supervisor.testing import await_restart
+
+
+class _PlainSink(pykka.ThreadingActor):
+    def on_receive(self, message: Any) -> Any:
+        return message
+
+
+class _Sink(SupervisedActor):
+    def on_receive(self, message: Any) -> Any:
+        if message == "crash":
+            raise RuntimeError(message)
+        return message
+
+
+def _best(measure: Callable[[], float], rounds: int = 5) -> float:
+    return min(measure() for _ in range(rounds))
+
+
+def tell_cpu_us(ref: pykka.ActorRef[Any], count: int = 100_000) -> float:
+    """CPU µs for one tell, put and handled: one sender, one actor."""
+
+    def once() -> float:
+        begun = time.process_time()
+        tell = ref.tell
+        for number in range(count):
+            tell(number)
+        ref.ask("done")
+        return (time.process_time() - begun) / count * 1e6
+
+    return _best(once)
+
+
+def puts_per_second(count: int = 200_000) -> float:
+    """Puts a second into a mailbox that nobody reads, in one thread."""
+    envelope: Envelope[Any] = Envelope("x")
+
+    def once() -> float:
+        mailbox = Mailbox()
+        put = mailbox.put
+        begun = time.process_time()
+        for _ in range(count):
+            put(envelope)
+        return time.process_time() - begun
+
+    return count / _best(once)
+
+
+def restart_ms(rounds: int = 50) -> float:
+    """Median wall ms from the tell that crashes to the answer of the next incarnation."""
+    sup = Supervisor.start([_Sink], max_restarts=10_000)
+    [info] = sup.which_children()
+    ref = info.ref
+    assert ref is not None
+    taken = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        ref.tell("crash")
+        ref.ask("back")
+        taken.append((time.perf_counter() - begun) * 1e3)
+    sup.stop()
+    return sorted(taken)[rounds // 2]
+
+
+def _rss_kib() -> float:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * 4.0
+
+
+def dynamic_children(count: int = 5_000, kills: int = 500, seed: int = 1) -> dict[str, float]:
+    """Start so many dynamic children, kill some at random, end the rest; wall and CPU µs for each one."""
+    result: dict[str, float] = {}
+    threading.stack_size(256 * 1024)
+    sup = DynamicSupervisor.start(max_restarts=1_000)
+    spec = ChildSpec(_Sink)
+    gc.collect()
+    rss = _rss_kib()
+    cpu, wall = time.process_time(), time.perf_counter()
+    refs = [sup.start_child(spec) for _ in range(count)]
+    result["start_cpu_us"] = (time.process_time() - cpu) / count * 1e6
+    result["start_wall_us"] = (time.perf_counter() - wall) / count * 1e6
+    result["rss_kib_each_with_thread"] = (_rss_kib() - rss) / count
+    victims = random.Random(seed).sample(refs, kills)
+    cpu, wall = time.process_time(), time.perf_counter()
+    for ref in victims:
+        kill(ref)
+    for ref in victims:
+        await_restart(ref, timeout=30)
+    result["kill_and_restart_cpu_us"] = (time.process_time() - cpu) / kills * 1e6
+    result["kill_and_restart_wall_us"] = (time.perf_counter() - wall) / kills * 1e6
+    cpu, wall = time.process_time(), time.perf_counter()
+    sup.stop()
+    result["end_cpu_us"] = (time.process_time() - cpu) / count * 1e6
+    result["end_wall_us"] = (time.perf_counter() - wall) / count * 1e6
+    threading.stack_size(0)
+    assert pykka.ActorRegistry.get_all() == []
+    return result
+
+
+def ends_by_itself_us(count: int = 5_000) -> dict[str, float]:
+    """CPU µs for a temporary child that stops itself: all of it, and what its supervisor's thread spends."""
+    threading.stack_size(256 * 1024)
+    sup = DynamicSupervisor.start()
+    spec = ChildSpec(_Sink, restart="temporary")
+    refs = [sup.start_child(spec) for _ in range(count)]
+    spent: list[float] = []
+    clock = sup.proxy()  # its thread's own CPU clock, read in it
+    del clock
+    before = _thread_cpu(sup)
+    cpu = time.process_time()
+    for ref in refs:
+        ref.stop(block=False)
+    for ref in refs:
+        ref.join()
+    while sup.count_children().specs:
+        time.sleep(0.001)
+    total = time.process_time() - cpu
+    spent.append(_thread_cpu(sup) - before)
+    sup.stop()
+    threading.stack_size(0)
+    return {"all_cpu_us": total / count * 1e6, "supervisor_cpu_us": spent[0] / count * 1e6}
+
+
+def _thread_cpu(ref: Any) -> float:
+    thread = ref._cell.incarnation.thread  # noqa: SLF001
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+
+
+def actor_kib(count: int = 2_000) -> float:
+    """KiB of a supervised idle actor, its thread and its child record in the supervisor not counted."""
+    import tracemalloc  # noqa: PLC0415
+
+    from pykka_supervisor.incarnation import Cell, Incarnation  # noqa: PLC0415
+
+    class Unstarted(threading.Thread):
+        def __init__(self) -> None:
+            """Nothing: a thread is what is not measured."""
+
+    kept = []
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(count):
+        cell = Cell(_Sink, _Sink)
+        actor = _Sink.__new__(_Sink)
+        actor.__dict__["_own_cell"] = cell
+        actor.__init__()  # type: ignore[misc]
+        incarnation = Incarnation(cell, actor, 1)
+        incarnation.thread = None  # type: ignore[assignment]
+        actor.__dict__["_incarnation"] = incarnation
+        cell.incarnation = incarnation
+        kept.append(cell)
+    gc.collect()
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return used / count / 1024
+
+
+def main() -> None:
+    """Print all figures."""
+    logging.getLogger("pykka_supervisor").setLevel(logging.CRITICAL)
+    print(f"Python {sys.version.split()[0]}")  # noqa: T201
+    plain, supervised = _PlainSink.start(), _Sink.start()
+    sup = Supervisor.start([_Sink])
+    [info] = sup.which_children()
+    child = info.ref
+    assert child is not None
+    for name, ref in (("plain Pykka", plain), ("SupervisedActor", supervised), ("supervised", child)):
+        print(f"tell, put and handled, {name}: {tell_cpu_us(ref):.2f} µs CPU")  # noqa: T201
+    plain.stop()
+    supervised.stop()
+    sup.stop()
+    print(f"Mailbox.put: {puts_per_second() / 1e6:.2f} M/s")  # noqa: T201
+    print(f"crash to answer: {restart_ms():.2f} ms")  # noqa: T201
+    print(f"memory of an idle actor without its thread: {actor_kib():.1f} KiB")  # noqa: T201
+    for title, figures in (
+        ("5,000 dynamic children", dynamic_children()),
+        ("5,000 that end by themselves", ends_by_itself_us()),
+    ):
+        said = ", ".join(f"{key} {value:.1f}" for key, value in figures.items())
+        print(f"{title}: {said}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
