@@ -11,6 +11,7 @@ if _sys.platform == "win32" or _sys.implementation.name != "cpython":  # pragma:
         "gemini_streams runs on CPython on Linux and macOS: it relies on shutting a socket down from another thread"
     )
 
+from gemini_streams.answer import Answer
 from gemini_streams.errors import (
     APIError,
     ConnectionFailedError,
@@ -60,6 +61,7 @@ from gemini_streams.subscriber import SubscriberActor
 __all__ = [
     "FROM_START",
     "APIError",
+    "Answer",
     "ConnectionFailedError",
     "ConnectionLostError",
     "DeadlineExceededError",
