@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
+import select
 import socket
 import ssl
 import threading
@@ -47,7 +48,7 @@ from gemini_streams.errors import (
 __all__ = ["Connections", "Exchange", "Interrupted"]
 
 _SMALLEST_READ = 8192
-_LARGEST_READ = 65536
+_LARGEST_READ = 262144
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
@@ -185,6 +186,7 @@ class Exchange:
 
     __slots__ = (
         "_connected",
+        "_filled",
         "_handshake",
         "_left",
         "_lock",
@@ -213,6 +215,7 @@ class Exchange:
         self._left: int | None = None  # bytes of the body still to come, where the server said how many
         self._read: Callable[[int], bytes] | None = None
         self._size = _SMALLEST_READ
+        self._filled = False
         self.response: http.client.HTTPResponse | None = None
         self.interrupted = False
         self.status = 0
@@ -245,6 +248,15 @@ class Exchange:
             return
         self.close()
         raise failure
+
+    def has_more(self) -> bool:
+        """Whether more bytes are surely there already: the last read took all it could, and the socket has some."""
+        sock = self._sock
+        if not self._filled or sock is None:
+            return False
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def read(self) -> bytes:
         """Return the next bytes of the body, as many as there are; `b""` at its clean end. Blocks without a limit.
@@ -374,13 +386,15 @@ class Exchange:
         while True:
             unchunk = self._unchunk
             if self._left == 0 or (unchunk is not None and unchunk.done):
+                self._filled = False
                 return b""
             size = self._size
             data = read(size)
             got = len(data)
             if self.interrupted:
                 raise Interrupted
-            if got == size:
+            self._filled = got == size
+            if self._filled:
                 self._size = min(size * 2, _LARGEST_READ)
             elif got < size // 8 and size > _SMALLEST_READ:
                 self._size = size // 2

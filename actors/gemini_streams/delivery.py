@@ -361,6 +361,9 @@ class Subscription:
     def flush(self) -> None:
         """Send of the buffer what fits by now."""
         waiting = self._waiting
+        if waiting is None and self._last is None:
+            self.starving = False
+            return
         self.starve()  # before the counts are read: credit that comes from now on calls again
         while waiting:
             sequence, count, _size, item = waiting[0]

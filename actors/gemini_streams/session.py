@@ -136,6 +136,7 @@ class Session:
         "_first_event_at",
         "_history",
         "_history_bytes",
+        "_holding",
         "_keep_until",
         "_last",
         "_parked",
@@ -218,6 +219,7 @@ class Session:
         self._subscriptions: tuple[Subscription, ...] = ()
         self._pausing: tuple[Subscription, ...] = ()
         self._parked: threading.Lock | None = None
+        self._holding = 0  # subscriptions for whose credit the stream's thread waits
         self._history: deque[tuple[int, bytes]] | None = deque() if settings.history else None
         self._history_bytes = 0
         self._keep_until: float | None = None
@@ -401,9 +403,12 @@ class Session:
                 if not full:
                     return count, room
                 now = self.clock.monotonic()
-                for subscription in full:
-                    if subscription.stalled_since is None:
+                for subscription in self._pausing:
+                    if subscription not in full:
+                        subscription.stalled_since = None
+                    elif subscription.stalled_since is None:
                         subscription.stalled_since = now
+                self._holding = len(full)
                 parked = self._parked = threading.Lock()
                 parked.acquire()
                 self._arm()
@@ -541,9 +546,12 @@ class Session:
     def on_credit(self, subscription: Subscription) -> None:
         """Let a subscription that has drained take more."""
         with self.lock:
-            subscription.stalled_since = None
             subscription.flush()
-            self._wake()
+            if subscription.stalled_since is not None:
+                subscription.stalled_since = None
+                self._holding -= 1
+                if self._holding <= 0:
+                    self._wake()
 
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
