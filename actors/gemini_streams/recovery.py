@@ -133,4 +133,5 @@ def _tree_ended(table: Sessions, connections: Connections, down: Down) -> None:
         table.end_all("shutdown")
     else:
         table.end_all(StreamCrashedError(f"the streams' supervision tree died: {type(down.reason).__name__}"))
+    table.forget_all()
     connections.close()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from gemini_streams.session import Session
-    from pykka_supervisor import Clock
+    from pykka_supervisor import Clock, Timer
 
 __all__ = ["CancelSession", "Sessions", "StartSession"]
 
@@ -88,6 +88,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._waiting: OrderedDict[str, Session] = OrderedDict()
+        self._lingering: dict[str, Timer] = {}
         self._running = 0
         self._watched: dict[str, _Watched] = {}
         self._started = self._completed = self._failed = self._stopped = self._restarts = 0
@@ -168,7 +169,10 @@ class Sessions:
         if drained is not None:
             drained()
         if self._linger:
-            self._clock.call_later(self._linger, lambda: self.forget(session))
+            with self._lock:
+                self._lingering[session.stream_id] = self._clock.call_later(
+                    self._linger, lambda: self.forget(session)
+                )
         else:
             self.forget(session)
 
@@ -192,9 +196,18 @@ class Sessions:
     def forget(self, session: Session) -> None:
         """Drop an ended stream."""
         with self._lock:
+            self._lingering.pop(session.stream_id, None)
             if self._sessions.get(session.stream_id) is session:
                 del self._sessions[session.stream_id]
                 self._past_events += session.events_count
+
+    def forget_all(self) -> None:
+        """Drop what lingers: the tree has ended, and nobody can ask any more."""
+        with self._lock:
+            timers = list(self._lingering.values())
+            self._lingering.clear()
+        for timer in timers:
+            timer.cancel()
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
