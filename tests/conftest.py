@@ -1,0 +1,97 @@
+"""What all tests share: nothing may be left behind, and the actors to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from leftovers import Before
+from streams.helpers import BatchProbe
+
+from gemini_streams import ManagerActor, ManagerRef
+from gemini_streams.testing import LocalGemini
+from pykka_supervisor.testing import Probe, TestClock
+
+if TYPE_CHECKING:
+    from gemini_streams import Gemini
+
+
+class StartManager(Protocol):
+    """The fixture `manager`: starts one with these options, on the local Gemini, and ends it after the test."""
+
+    def __call__(self, *, endpoint: Gemini = ..., **options: Any) -> ManagerRef: ...
+
+
+ONE_SERVER_A_MODULE = frozenset({"test_request_like_google"})
+"""Google's client keeps its connection, and a server its thread, from one test of these modules to the next."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No thread, descriptor or actor outlives a test, and the process's logging is as it was."""
+    if request.path.stem in ONE_SERVER_A_MODULE:
+        yield
+        return
+    before = Before()
+    yield
+    before.check()
+
+
+@pytest.fixture
+def gemini() -> Iterator[LocalGemini]:
+    with LocalGemini() as server:
+        yield server
+
+
+@pytest.fixture
+def tls_gemini() -> Iterator[LocalGemini]:
+    with LocalGemini(tls=True) as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    return TestClock()
+
+
+@pytest.fixture
+def manager(gemini: LocalGemini) -> Iterator[StartManager]:
+    started: list[ManagerRef] = []
+
+    def start(*, endpoint: Gemini = gemini.endpoint, **options: Any) -> ManagerRef:
+        ref = ManagerActor.start(endpoint=endpoint, **options)
+        started.append(ref)
+        return ref
+
+    yield start
+    for ref in started:
+        if ref.is_alive():
+            ref.stop(timeout=10)
+
+
+@pytest.fixture
+def probes() -> Iterator[Callable[[], Probe]]:
+    """Make plain subscribers; they are stopped after the test."""
+    made: list[Probe] = []
+
+    def make() -> Probe:
+        made.append(Probe())
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+def probe(probes: Callable[[], Probe]) -> Probe:
+    """A plain actor that subscribes."""
+    return probes()
+
+
+@pytest.fixture
+def batch_probe() -> Iterator[BatchProbe]:
+    """A `SubscriberActor` that subscribes."""
+    with BatchProbe() as made:
+        yield made
