@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
-from .incarnation import Cell, Incarnation, Internal, report
+from .incarnation import KILL_GRACE, Cell, Incarnation, Internal, report
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .policy import GIVE_UP, Intensity
 from .ref import SupervisedRef
@@ -198,4 +198,4 @@ class DynamicSupervisor(BaseSupervisor):
             if allowed is None:
                 return None
             longest = max(longest, allowed)
-        return longest
+        return longest + KILL_GRACE

@@ -392,30 +392,34 @@ class BaseSupervisor(SupervisedActor):
             incarnation.command(Shutdown())
         return incarnation
 
-    def _complete_end(
+    def _await_end(self, incarnation: Incarnation | None, deadline: float | None) -> float:
+        """Wait for an end until `deadline` (real, monotonic), then kill; returns until when to wait on."""
+        if incarnation is None:
+            return 0.0
+        if not incarnation.join(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            incarnation.command(Killed())
+        return time.monotonic() + KILL_GRACE
+
+    def _settle_end(
         self,
         child: Child,
         incarnation: Incarnation | None,
-        deadline: float | None,
+        until: float,
         *,
         final: bool,
         brutal: bool = False,
     ) -> None:
-        """Wait for a child's end until `deadline` (real, monotonic), then kill, then abandon it."""
+        """Abandon what has not ended by then, and draw the conclusions."""
         child.status = "stopped"
-        cell = child.live_cell()
         if incarnation is None:
+            cell = child.live_cell()
             if cell is not None and final:
                 cell.finish(cell.last_reason or Shutdown())
             return
         brutal = brutal or child.spec.shutdown == 0
-        limit = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # An incarnation joins at once where it is this very thread that is being left behind.
-        if not incarnation.join(limit):
-            incarnation.command(Killed())
-            if not incarnation.join(KILL_GRACE):
-                allowed = "no time" if brutal else f"{child.spec.shutdown} s"
-                incarnation.cell.abandon(incarnation, Abandoned(f"it was given {allowed} to end"))
+        if not incarnation.join(max(0.0, until - time.monotonic())):
+            allowed = "no time" if brutal else f"{child.spec.shutdown} s"
+            incarnation.cell.abandon(incarnation, Abandoned(f"it was given {allowed} to end"))
         reason = incarnation.reason or Killed()
         child.last_reason = reason
         if final:
@@ -433,12 +437,12 @@ class BaseSupervisor(SupervisedActor):
         allowed = child.spec.shutdown if cell is None else cell.allowance()
         return None if allowed is None else time.monotonic() + allowed
 
-    def _end_in_order(self, children: Iterable[Child], *, final: bool, brutal: bool = False) -> None:
+    def _end_in_order(self, children: Iterable[Child], *, final: bool) -> None:
         """End one child after the other."""
         for child in children:
-            incarnation = self._begin_end(child, final=final, brutal=brutal)
-            deadline = self._deadline(child, brutal=brutal)
-            self._complete_end(child, incarnation, deadline, final=final, brutal=brutal)
+            incarnation = self._begin_end(child, final=final)
+            until = self._await_end(incarnation, self._deadline(child))
+            self._settle_end(child, incarnation, until, final=final)
 
     def _end_at_once(self, children: Iterable[Child], *, brutal: bool = False) -> None:
         """End all children for good, in parallel, each within its own limit."""
@@ -446,8 +450,11 @@ class BaseSupervisor(SupervisedActor):
         for child in children:
             incarnation = self._begin_end(child, final=True, brutal=brutal)
             ending.append((child, incarnation, self._deadline(child, brutal=brutal)))
-        for child, incarnation, deadline in ending:
-            self._complete_end(child, incarnation, deadline, final=True, brutal=brutal)
+        until = 0.0
+        for _, incarnation, deadline in ending:
+            until = max(until, self._await_end(incarnation, deadline))
+        for child, incarnation, _ in ending:
+            self._settle_end(child, incarnation, until, final=True, brutal=brutal)
 
     def _wind_down(self) -> None:
         self._closing = True

@@ -8,11 +8,11 @@ from typing import Any
 
 import pykka
 import pytest
+
 from pykka_supervisor import ChildSpec, Mailbox, SupervisedActor, Supervisor, kill
 from pykka_supervisor._pykka import Envelope
 from pykka_supervisor.mailbox import PARKED, Receiver
 from pykka_supervisor.testing import TestClock, await_restart
-
 from supervisor.kit import Block, Boom, Worker, eventually
 
 
@@ -231,6 +231,7 @@ def test_a_late_thread_and_the_replacement_never_share_a_message() -> None:
         assert block.entered.wait(5)
         for number in range(10):
             ref.tell(lambda _, number=number: got.append(number))
+        clock.wait_for_timer(within=1)  # it is armed after the start, in the supervisor's thread
         clock.advance(1.1)
         block.release.set()
         assert await_restart(ref) == round_ + 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from pykka_supervisor import (
     Abandoned,
     Backoff,
@@ -238,10 +239,7 @@ class Planning(RuleBasedStateMachine):
     @property
     def types_before(self) -> dict[str, RestartType]:
         known = dict(self.children)
-        return {
-            str(number): cast("RestartType", known.get(str(number), "temporary"))
-            for number in range(1, self.made + 1)
-        }
+        return {str(number): known.get(str(number), "temporary") for number in range(1, self.made + 1)}
 
     @invariant()
     def agree(self) -> None:
