@@ -120,6 +120,12 @@ class SupervisedActor(pykka.ThreadingActor):
         incarnation = self._incarnation
         return incarnation is not None and incarnation.retired
 
+    @property
+    def shut_down(self) -> bool:
+        """Whether this incarnation's supervisor ends it in order, as against a `stop()` of its ref."""
+        incarnation = self._incarnation
+        return incarnation is not None and incarnation.stop_as is not None
+
     def defer_reply(self) -> Reply[Any]:
         """Answer the ask that is being handled later; in a handler, in the actor's thread.
 
