@@ -243,7 +243,7 @@ class ManagerActor(SupervisedActor):
 
     def on_stop(self) -> None:
         """Give every subscriber its last message, where the manager was stopped in order."""
-        if not self.retired:
+        if not self.shut_down:  # or its tree ends, and that knows why
             self._table.end_all("shutdown")
 
     def on_receive(self, message: Any) -> None:

@@ -91,7 +91,7 @@ class StreamActor(SupervisedActor):
 
     def on_stop(self) -> None:
         """Tell the subscribers, where somebody has stopped just this actor in order."""
-        if not self.retired:  # or its supervisor ends it, and whoever ended that knows why
+        if not self.shut_down:  # or its supervisor ends it, and whoever ended that knows why
             self._session.stop("requested")
 
     # --
