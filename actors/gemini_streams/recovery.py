@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 from typing import TYPE_CHECKING, Any
 
-import pykka
-
-from gemini_streams import cooldowns
 from gemini_streams.connection import Connections
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
 from gemini_streams.session import Session
@@ -57,7 +53,6 @@ class StreamSupervisor(DynamicSupervisor):
         self._table = table
         self._connections = connections
         self._shutdown = shutdown
-        self._clock_of_streams = clock
 
     def on_start(self) -> None:
         """Clear up after a predecessor that died, and see to it that somebody does so when the tree ends."""
@@ -88,11 +83,6 @@ class StreamSupervisor(DynamicSupervisor):
         session.launched()
         if session.ended or session.ref is not None:
             return
-        held = cooldowns.remaining(self._clock_of_streams, session.quota_key)
-        if held:
-            wait = held + random.uniform(0, session.settings.retry.jitter)
-            self._clock_of_streams.call_later(wait, functools.partial(self._start_later, session))
-            return
         spec = ChildSpec(
             StreamActor,
             (session, self._connections),
@@ -106,14 +96,15 @@ class StreamSupervisor(DynamicSupervisor):
         except Exception as error:  # noqa: BLE001 - a thread that cannot be started, above all
             session.fail(ConnectionFailedError(f"the stream's actor could not be started: {error}"))
 
-    def _start_later(self, session: Session) -> None:
-        with contextlib.suppress(pykka.ActorDeadError):
-            self.actor_ref.tell(StartSession(session))
-
 
 def _decide(session: Session, reason: Exit) -> float | GiveUp:
     """Decide, in the supervisor's thread, what follows the end of an attempt."""
-    delay = session.failed(_error_of(reason))
+    try:
+        delay = session.failed(_error_of(reason))
+    except Exception as bug:  # noqa: BLE001 - whatever it is, the subscribers get their last message
+        _log.error("recovery_failed", stream_id=session.stream_id, exc_info=bug)
+        session.fail(StreamCrashedError(f"the stream could not be restarted: {type(bug).__name__}"))
+        delay = None
     return GIVE_UP if delay is None else delay
 
 

@@ -20,7 +20,7 @@ import msgspec
 from gemini_streams.errors import FirstEventTimeoutError, GeminiStreamsError
 from gemini_streams.options import RetryPolicy
 
-__all__ = ["Failed", "backoff", "wait_before_next"]
+__all__ = ["Failed", "backoff", "too_long", "wait_before_next"]
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,12 +65,13 @@ def wait_before_next(
         return None
     if failed.voids and policy.on_partial == "fail":
         return None
-    if failed.asked > policy.max_delay:
-        return None
     delay = backoff(policy, failed.attempt, uniform)
     if failed.asked > delay:
-        delay = failed.asked + uniform(0, policy.jitter)
-    for limit in (policy.total_time, failed.deadline):
-        if limit is not None and failed.elapsed + delay >= limit:
-            return None
-    return delay
+        delay = max(failed.asked, min(failed.asked + uniform(0, policy.jitter), policy.max_delay))
+    return None if too_long(policy, delay, failed.elapsed, failed.deadline) else delay
+
+
+def too_long(policy: RetryPolicy, wait: float, elapsed: float, deadline: float | None) -> bool:
+    """Whether a stream that has run for `elapsed` seconds must not wait that long for its next attempt."""
+    limits = (policy.total_time, deadline)
+    return wait > policy.max_delay or any(limit is not None and elapsed + wait >= limit for limit in limits)

@@ -55,7 +55,8 @@ from gemini_streams.messages import (
     StreamStopped,
 )
 from gemini_streams.options import After, FlowControl, FromStart, RetryPolicy
-from gemini_streams.retry import Failed, wait_before_next
+from gemini_streams.retry import Failed, too_long, wait_before_next
+from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ _log = get_logger(__name__)
 _decoder = msgspec.json.Decoder()
 
 TOO_MANY_REQUESTS = 429
+_HUNG_AFTER = 1.0
+"""Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
 
 
 class Retired(Exception):  # noqa: N818 - no error: the attempt's time is over
@@ -351,6 +354,25 @@ class Session:
 
     # -- the stream's thread -----------------------------------------------------------------------------------------
 
+    def held_back(self) -> float:
+        """Return the seconds for which the next attempt has to wait since somebody has got a 429; 0 for none.
+
+        Raises `APIError` where that is longer than the retry policy waits.
+        """
+        held = 0.0 if self.ended else cooldowns.remaining(self.clock, self.quota_key)
+        if not held:
+            return 0.0
+        policy = self.settings.retry
+        if too_long(policy, held, self.duration, self.settings.deadline):
+            raise APIError(
+                TOO_MANY_REQUESTS,
+                "RESOURCE_EXHAUSTED",
+                f"not asked: the server wants no request for this model in the next {held:.3g} s",
+                retryable=True,
+                retry_at=self.clock.time() + held,
+            )
+        return max(held, min(held + random.uniform(0, policy.jitter), policy.max_delay))
+
     def begin(self) -> Attempt | None:
         """Begin the next attempt; `None` where the stream has ended."""
         with self.lock:
@@ -429,10 +451,8 @@ class Session:
             attempt.received += count
             attempt.hop += count
             now = attempt.heard_at = self.heard_at = self.clock.monotonic()
-            if attempt.received == count:
-                if self._first_event_at is None:
-                    self._first_event_at = now
-                self._arm()  # from now on the silence between two events counts
+            if self._first_event_at is None:
+                self._first_event_at = now
             first = self.next_sequence
             self.next_sequence = first + count
             self._remember(first, payloads)
@@ -453,6 +473,7 @@ class Session:
             attempt.meaning = Meaning()
             attempt.hop = 0
             attempt.exchange = None
+            attempt.error = None  # a silence that ended as it was noticed
             attempt.heard_at = self.clock.monotonic()
 
     def complete(self, attempt: Attempt) -> None:
@@ -489,6 +510,8 @@ class Session:
             if self.ended:
                 return None
             attempt, self.current = self.current, None
+            if attempt is not None and attempt.error is not None and isinstance(error, StreamCrashedError):
+                error = attempt.error  # it was killed because it did not end for this
             self._silences += isinstance(error, FirstEventTimeoutError)
             resume_at = self._checkpoint if self._token is not None else 0
             asked = max(0.0, error.retry_at - self.clock.time()) if error.retry_at is not None else 0.0
@@ -511,7 +534,7 @@ class Session:
             delay = None
         if delay is None:
             with self.lock:
-                self._add_usage(attempt, resume_at)
+                self._add_usage(attempt, self.next_sequence)  # nothing of it becomes void any more
             self.fail(error)
             return None
         with self.lock:
@@ -668,17 +691,17 @@ class Session:
 
     def _add_usage(self, attempt: Attempt | None, resume_at: int) -> None:
         """Keep the usage of a broken request whose answer stands in part."""
-        hop = attempt.meaning.usage if attempt is not None else None
         if not resume_at:
             self._usage = None
-        elif hop is not None:
-            self._usage = add_usage(self._usage, hop) if self._usage is not None else hop
+        elif attempt is not None and attempt.meaning.usage is not None:
+            self._usage = add_usage(self._usage, attempt.meaning.usage)
 
     def _restart(
         self, error: GeminiStreamsError, attempt: Attempt | None, resume_at: int, delay: float
     ) -> None:
         self._add_usage(attempt, resume_at)
-        self.status = follow(self.status, "restarting")
+        if self.status != "restarting":  # or this attempt died before it had begun
+            self.status = follow(self.status, "restarting")
         self.error = self._restart_error = error
         self.attempt += 1
         self.next_sequence = self.resumed_at = resume_at
@@ -734,7 +757,7 @@ class Session:
             self._timer = None
         subscriptions, self._subscriptions, self._pausing = self._subscriptions, (), ()
         self._wake()
-        self._table.ended(self, was)
+        self._table.ended(self, idle=attempt is None)
         for subscription in subscriptions:
             self._table.unwatch(subscription.ref, self)
             subscription.finish(last, at_once=at_once)
@@ -771,16 +794,21 @@ class Session:
             moments += [
                 s.stalled_since + s.flow.stall_timeout for s in self._pausing if s.stalled_since is not None
             ]
-        elif attempt is not None and attempt.connected and attempt.error is None:
+        elif attempt is not None and attempt.connected:
             moments.append(attempt.heard_at + self._patience(attempt))
+            if attempt.error is not None:
+                moments[-1] += _HUNG_AFTER
+            elif not attempt.hop:
+                # Once an event has come, less silence is allowed: looking again by then saves setting a timer at it.
+                moments.append(self.clock.monotonic() + settings.idle_timeout)
         return min(moments, default=None)
 
     def _patience(self, attempt: Attempt) -> float:
-        return self.settings.idle_timeout if attempt.received else self.settings.first_event_timeout
+        return self.settings.idle_timeout if attempt.hop else self.settings.first_event_timeout
 
     def _arm(self) -> None:
         """Set the timer where something can be due before it rings."""
-        due = self._due()
+        due = None if self.ended else self._due()
         if due is None or (self._timer is not None and self._timer_due <= due):
             return
         if self._timer is not None:
@@ -791,6 +819,7 @@ class Session:
     def _ring(self) -> None:
         interrupted: Attempt | None = None
         late: GeminiStreamsError | None = None
+        hung: pykka.ActorRef[Any] | None = None
         with self.lock:
             self._timer = None
             if self.ended:
@@ -810,20 +839,25 @@ class Session:
             elif (
                 attempt is not None
                 and attempt.connected
-                and attempt.error is None
                 and now >= attempt.heard_at + self._patience(attempt)
             ):
-                attempt.error = self._silence(attempt)
-                interrupted = attempt
-            if late is None and not self.ended:
+                if attempt.error is None:
+                    attempt.error = self._silence(attempt)
+                    interrupted = attempt
+                elif now >= attempt.heard_at + self._patience(attempt) + _HUNG_AFTER:
+                    attempt.connected = False
+                    hung = self.ref
+            if late is None:
                 self._arm()
         if late is not None:
             self.fail(late)
         _end(interrupted)
+        if hung is not None:
+            kill(hung)
 
     def _silence(self, attempt: Attempt) -> GeminiStreamsError:
         limit = self._patience(attempt)
-        if attempt.received:
+        if attempt.hop:
             return IdleTimeoutError(f"the server was silent for {limit:g} s (idle_timeout) in the answer")
         return FirstEventTimeoutError(
             f"the server sent no event within {limit:g} s (first_event_timeout) of the request"

@@ -149,8 +149,11 @@ class Sessions:
                 f"{self.max_streams} streams run (max_streams){waiting}: wait for one to end, or raise the limit"
             )
 
-    def ended(self, session: Session, was: Status) -> None:
-        """Take note that a stream has ended: its slot is free. Called with the session's lock held."""
+    def ended(self, session: Session, *, idle: bool) -> None:
+        """Take note that a stream has ended: its slot is free. Called with the session's lock held.
+
+        `idle`: no attempt is under way that would notice by itself.
+        """
         with self._lock:
             match session.status:
                 case "completed":
@@ -162,7 +165,7 @@ class Sessions:
             self._waiting.pop(session.stream_id, None)
             following = self._pass_on(session)
             drained = self._on_drained if not self._running and not self._waiting else None
-        if was == "restarting":
+        if idle and session.ref is not None:
             self._tell(CancelSession(session))
         if following is not None:
             self._tell(StartSession(following))

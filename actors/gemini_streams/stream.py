@@ -9,9 +9,12 @@ While it waits for the server it handles no message. `interrupt()`, called by wh
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Any
 
 import msgspec
+import pykka
 import requests
 
 from gemini_streams.connection import Connections, Exchange, Interrupted, prepare
@@ -65,6 +68,10 @@ class StreamActor(SupervisedActor):
         """Make the attempt."""
         if not isinstance(message, _Run) or message.actor is not self:
             return  # meant for an incarnation that has died
+        held = self._session.held_back()
+        if held:
+            self._session.clock.call_later(held, functools.partial(self._run_later, message))
+            return
         attempt = self._attempt = self._session.begin()
         if self._interrupted:
             return
@@ -95,6 +102,10 @@ class StreamActor(SupervisedActor):
             self._session.stop("requested")
 
     # --
+
+    def _run_later(self, run: _Run) -> None:
+        with contextlib.suppress(pykka.ActorDeadError):
+            self.actor_ref.tell(run)
 
     def _stream(self, attempt: Attempt) -> None:
         """Stream the answer, in as many requests as it takes."""
