@@ -44,6 +44,7 @@ from gemini_streams.errors import (
     GeminiStreamsError,
     UnexpectedResponseError,
 )
+from gemini_streams.gemini.endpoint import Target
 
 __all__ = ["Connections", "Exchange", "Interrupted"]
 
@@ -129,7 +130,36 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
+class _Route:
+    """Where requests of one target and URL go: all that is the same for each of them."""
+
+    __slots__ = ("headers", "path", "pool", "proxies", "url", "verify")
+
+    def __init__(self, target: Target, url: str) -> None:
+        self.url = url
+        self.headers = target.headers()
+        self.verify = target.verify
+        self.proxies = target.proxies
+        self.pool: Any = None
+        self.path = ""
+
+
+class _Request(requests.PreparedRequest):
+    """A POST on a route. Prepared without what requests would find out anew for each: a third of a short stream."""
+
+    def __init__(self, route: _Route, body: bytes) -> None:
+        super().__init__()
+        self.route = route
+        self.method = "POST"
+        self.url = route.url
+        headers: Any = {**route.headers, "Content-Length": str(len(body))}
+        self.headers = headers
+        self.body = body
+
+
 class _Adapter(requests.adapters.HTTPAdapter):
+    """A transport adapter that finds a route's pool once and gives the answer back as it came."""
+
     _pool_classes: ClassVar[dict[str, Any]] = {"http": _Pool, "https": _TLSPool}
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -145,6 +175,31 @@ class _Adapter(requests.adapters.HTTPAdapter):
         manager.pool_classes_by_scheme = self._pool_classes
         return manager
 
+    def get_connection_with_tls_context(
+        self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        route: _Route = request.route
+        if route.pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            super().cert_verify(pool, request.url, verify, cert)
+            route.path = super().request_url(request, proxies)
+            route.pool = pool
+        return route.pool
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing: the pool's was set when the route was made."""
+
+    def request_url(self, request: Any, proxies: Any) -> str:
+        route: _Route = request.route
+        return route.path
+
+    def build_response(self, req: Any, resp: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = resp.headers
+        response.raw = resp
+        return response
+
 
 class Connections:
     """The kept-alive connections of one manager; thread-safe.
@@ -152,23 +207,29 @@ class Connections:
     `size` is how many idle connections are kept for one host: at least the number of streams that run at once.
     """
 
-    def __init__(self, connect_timeout: float, size: int) -> None:
-        self._adapter = _Adapter(pool_connections=64, pool_maxsize=size, max_retries=0)
-        self._timeout = (connect_timeout, None)
+    _MOST_ROUTES = 1024
 
-    def send(
-        self,
-        exchange: Exchange,
-        request: requests.PreparedRequest,
-        *,
-        verify: bool | str,
-        proxies: Mapping[str, str],
-    ) -> requests.Response:
+    def __init__(self, connect_timeout: float, size: int) -> None:
+        # No pool is ever put out for another one: a stream may be using it.
+        self._adapter = _Adapter(pool_connections=1 << 16, pool_maxsize=size, max_retries=0)
+        self._timeout = (connect_timeout, None)
+        self._routes: dict[tuple[Target, str], _Route] = {}
+
+    def send(self, exchange: Exchange, target: Target, url: str, body: bytes) -> requests.Response:
         """Send the request in the calling thread and return when the headers of the answer have come."""
+        route = self._routes.get((target, url))
+        if route is None:
+            if len(self._routes) >= self._MOST_ROUTES:
+                self._routes.clear()
+            route = self._routes[target, url] = _Route(target, url)
         _current.exchange = exchange
         try:
             return self._adapter.send(
-                request, stream=True, timeout=self._timeout, verify=verify, proxies=dict(proxies)
+                _Request(route, body),
+                stream=True,
+                timeout=self._timeout,
+                verify=route.verify,
+                proxies=route.proxies,
             )
         finally:
             _current.exchange = None
@@ -176,6 +237,7 @@ class Connections:
     def close(self) -> None:
         """Close the idle connections."""
         self._adapter.close()
+        self._routes.clear()
 
 
 class Exchange:
@@ -223,21 +285,14 @@ class Exchange:
 
     # -- the sending and reading thread ------------------------------------------------------------------------------
 
-    def send(
-        self,
-        connections: Connections,
-        request: requests.PreparedRequest,
-        *,
-        verify: bool | str,
-        proxies: Mapping[str, str],
-    ) -> None:
+    def send(self, connections: Connections, target: Target, url: str, body: bytes) -> None:
         """Send the request and wait for the answer's status and headers.
 
         Raises `Interrupted`, or what the table of errors says of connections.
         """
         failure: GeminiStreamsError | Interrupted
         try:
-            answer = connections.send(self, request, verify=verify, proxies=proxies)
+            answer = connections.send(self, target, url, body)
         except Exception as error:  # noqa: BLE001 - whatever the stack below raises is one failure of this exchange
             failure = self._failure(error)
         else:
@@ -495,8 +550,3 @@ def _in_plain_words(cause: BaseException) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return str(cause.strerror)
     return f"{type(cause).__name__}: {cause}"[:200]
-
-
-def prepare(url: str, headers: Mapping[str, str], body: bytes) -> requests.PreparedRequest:
-    """Prepare a POST; the body is bytes already."""
-    return requests.Request("POST", url, headers=dict(headers), data=body).prepare()

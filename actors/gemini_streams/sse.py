@@ -89,6 +89,10 @@ class Decoder:
         Raises `EventTooLargeError`; the events before the large one can still be taken.
         """
         separator = self._separator
+        if not separator and self._at_start and chunk.startswith(_PREFIX):
+            line_end = chunk.find(b"\n")
+            if line_end > 0:  # a guess, which the counts below hold to
+                separator = b"\r\n\r\n" if chunk[line_end - 1] == 13 else b"\n\n"  # noqa: PLR2004
         if separator and self._data is None and not self._size and not self._skip_lf and separator in chunk:
             data = b"".join((self._tail, chunk)) if self._tail else chunk
             end = data.rfind(separator)
@@ -103,6 +107,8 @@ class Decoder:
                 ):
                     self._keep(payloads)
                     self._tail.clear()
+                    self._separator = separator
+                    self._at_start = False
                     chunk = data[end + len(separator) :]
         if b"\n" in chunk or b"\r" in chunk or self._at_start or self._skip_lf:
             self._slowly(chunk)

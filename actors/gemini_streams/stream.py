@@ -17,7 +17,7 @@ import msgspec
 import pykka
 import requests
 
-from gemini_streams.connection import Connections, Exchange, Interrupted, prepare
+from gemini_streams.connection import Connections, Exchange, Interrupted
 from gemini_streams.errors import (
     GeminiStreamsError,
     MalformedEventError,
@@ -130,13 +130,7 @@ class StreamActor(SupervisedActor):
         exchange = attempt.exchange = Exchange(lambda: session.connected(attempt))
         if attempt.interrupted:
             raise Interrupted
-        target = session.target
-        exchange.send(
-            self._connections,
-            prepare(session.url, target.headers(), session.request_body()),
-            verify=target.verify,
-            proxies=target.proxies,
-        )
+        exchange.send(self._connections, session.target, session.url, session.request_body())
         self._check_answer(exchange)
         session.answering(attempt)
         decoder = Decoder(session.settings.max_event_bytes)
