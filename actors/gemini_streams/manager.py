@@ -53,8 +53,10 @@ from pykka_supervisor import (
     SupervisedActor,
     SupervisedRef,
     Supervisor,
+    link,
     supervisor_of,
 )
+from pykka_supervisor.incarnation import current_incarnation
 from pykka_supervisor.log import get_logger
 from pykka_supervisor.timers import SYSTEM_CLOCK
 
@@ -223,6 +225,19 @@ class ManagerActor(SupervisedActor):
         tree = _Tree(options)
         Supervisor.start(tree.children, auto_shutdown="any_significant", clock=tree.options.clock)
         return tree.manager
+
+    @classmethod
+    def start_link(cls, **options: Any) -> ManagerRef:
+        """Do the same; called in a supervised actor's thread, tie the tree to that actor (`pykka_supervisor.link`).
+
+        The tree then ends in order before the actor's own hooks run, whatever that ends of, and the actor is killed
+        when the tree dies.
+        """
+        ref = cls.start(**options)
+        tree = supervisor_of(ref)
+        if tree is not None and current_incarnation() is not None:
+            link(tree)
+        return ref
 
     @classmethod
     def child_spec(cls, *, id: str = "gemini_streams", name: str | None = None, **options: Any) -> ChildSpec:  # noqa: A002
