@@ -274,6 +274,8 @@ class ManagerActor(SupervisedActor):
             refusal.__traceback__ = refusal.__context__ = None
             if not reply.set_exception(refusal):
                 _log.warning("request_refused", request=type(message).__name__, error=str(refusal))
+        except pykka.ActorDeadError as dead:
+            reply.set_exception(dead)
         except Exception as bug:  # noqa: BLE001 - no message ends the manager
             _log.error("request_failed", request=type(message).__name__, exc_info=bug)
             reply.set_exception(bug)
@@ -337,9 +339,13 @@ class ManagerActor(SupervisedActor):
             table=self._table,
             clock=options.clock,
         )
+        if self.retired:  # killed meanwhile: whoever asked is told that nothing was done
+            raise pykka.ActorDeadError(f"{self.actor_ref} was killed before it had started the stream")
+        for ref in subscribers:  # before the stream has a slot: with one it may begin at any moment
+            session.subscribe(ref, None, None)
         self._table.add(session)
         for ref in subscribers:
-            self._add(session, ref, None, None)
+            self._table.watch(ref, session)
         self._table.start(session)
         return session.stream_id
 

@@ -241,6 +241,11 @@ class Session:
         """Whether the stream has ended."""
         return self.status in ENDED
 
+    def waiting(self) -> None:
+        """Take note that the stream waits for a slot; its deadline runs."""
+        with self.lock:
+            self._arm()
+
     def launched(self) -> None:
         """Take note that the stream has its slot."""
         with self.lock:
@@ -257,7 +262,7 @@ class Session:
         Raises `StreamEndedError`, `HistoryGoneError`, `InvalidRequestError`.
         """
         with self.lock:
-            if any(s.urn == ref.actor_urn for s in self._subscriptions):
+            if self.has_subscriber(ref.actor_urn):
                 return None
             subscription = Subscription(self, ref, flow or self.settings.flow)
             restarting, history = self._missed(after)
@@ -328,6 +333,10 @@ class Session:
     def asks_the_same(self, body: dict[str, Any], model: str) -> bool:
         """Whether a request is the one this stream was started with."""
         return model == self.model and encode_body(body) == self._body
+
+    def has_subscriber(self, urn: str) -> bool:
+        """Whether this actor is one."""
+        return any(s.urn == urn for s in self._subscriptions)
 
     @property
     def subscribers(self) -> int:

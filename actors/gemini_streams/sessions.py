@@ -139,6 +139,8 @@ class Sessions:
         if session.slot:
             session.launched()
             self._tell(StartSession(session))
+        else:
+            session.waiting()
 
     def _admit(self) -> None:
         if self._draining:
@@ -238,13 +240,15 @@ class Sessions:
     def watch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
         """Tell the session when a subscriber dies, however it dies, within a second."""
         with self._lock:
-            watched = self._watched.get(ref.actor_urn)
-            if watched is not None:
-                watched.sessions.add(session)
-                return
-            watched = self._watched[ref.actor_urn] = _Watched()
+            known = self._watched.get(ref.actor_urn)
+            watched = known
+            if watched is None:
+                watched = self._watched[ref.actor_urn] = _Watched()
             watched.sessions.add(session)
-        self._monitor(ref, watched)
+        if known is None:
+            self._monitor(ref, watched)
+        if not session.has_subscriber(ref.actor_urn):  # it has left meanwhile, or the stream has ended
+            self.unwatch(ref, session)
 
     def unwatch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
         """Take note that a subscriber has left a session."""
@@ -260,7 +264,11 @@ class Sessions:
             demonitor(watched.monitor)
 
     def _monitor(self, ref: pykka.ActorRef[Any], watched: _Watched) -> None:
-        watched.monitor = monitor(ref, notify=lambda down: self._down(ref, watched, down))
+        told = watched.monitor = monitor(ref, notify=lambda down: self._down(ref, watched, down))
+        with self._lock:
+            left = self._watched.get(ref.actor_urn) is not watched
+        if left:
+            demonitor(told)
 
     def _down(self, ref: pykka.ActorRef[Any], watched: _Watched, down: Down) -> None:
         """In the dying subscriber's thread, or a sweeper's."""
