@@ -181,7 +181,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         route: _Route = request.route
         if route.pool is None:
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            super().cert_verify(pool, request.url, verify, cert)
+            super().cert_verify(pool, request.url, verify, cert)  # type: ignore[no-untyped-call]
             route.path = super().request_url(request, proxies)
             route.pool = pool
         return route.pool
@@ -189,11 +189,11 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing: the pool's was set when the route was made."""
 
-    def request_url(self, request: Any, proxies: Any) -> str:
+    def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
         route: _Route = request.route
         return route.path
 
-    def build_response(self, req: Any, resp: Any) -> requests.Response:
+    def build_response(self, req: Any, resp: Any) -> requests.Response:  # noqa: ARG002
         response = requests.Response()
         response.status_code = resp.status
         response.headers = resp.headers

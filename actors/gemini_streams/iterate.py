@@ -256,7 +256,7 @@ class Stream(Reading, Iterator[Item | None]):
             return
         self._started = True
         try:
-            self.stream_id = self._manager.ask(self._request)
+            self.stream_id = self._manager.ask(self._request, block=True)
         except BaseException:
             self._leave()
             raise

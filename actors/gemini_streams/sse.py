@@ -92,7 +92,7 @@ class Decoder:
         if not separator and self._at_start and chunk.startswith(_PREFIX):
             line_end = chunk.find(b"\n")
             if line_end > 0:  # a guess, which the counts below hold to
-                separator = b"\r\n\r\n" if chunk[line_end - 1] == 13 else b"\n\n"  # noqa: PLR2004
+                separator = b"\r\n\r\n" if chunk[line_end - 1] == 13 else b"\n\n"
         if separator and self._data is None and not self._size and not self._skip_lf and separator in chunk:
             data = b"".join((self._tail, chunk)) if self._tail else chunk
             end = data.rfind(separator)
