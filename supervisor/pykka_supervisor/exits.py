@@ -11,8 +11,10 @@ from __future__ import annotations
 import pickle
 import traceback
 from dataclasses import dataclass, field
+from typing import Final
 
 __all__ = [
+    "GAVE_UP",
     "Abandoned",
     "Crash",
     "Exit",
@@ -46,6 +48,10 @@ class Shutdown(Exit):
     """Its supervisor ended it in order, or a supervisor ended itself: intensity, `auto_shutdown`."""
 
     detail: str = ""
+
+
+GAVE_UP: Final = Shutdown("reached_max_restart_intensity")
+"""Of a supervisor whose children died more often than its intensity allows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pykka
 
 from . import _pykka
-from .exits import Exit, Gone, Killed, NoProc, is_abnormal
+from .exits import GAVE_UP, Exit, Gone, Killed, NoProc, is_abnormal
 from .incarnation import Cell, current_incarnation
 from .log import get_logger
 from .ref import SupervisedRef
@@ -162,8 +162,9 @@ def link(ref: SupervisedRef[Any]) -> None:
     """Tie an actor to the calling supervised actor, for as long as the caller's present incarnation lives.
 
     When the caller ends, for whatever reason, the other is stopped, and its end waited for, before
-    the caller's own hooks run or a replacement starts. When the other ends for good abnormally, the
-    caller is killed. This is what `start_link` means in OTP for a supervisor and its starter.
+    the caller's own hooks run or a replacement starts. When the other ends for good abnormally, or is a
+    supervisor that gives up since its intensity is exceeded, the caller is killed. This is what
+    `start_link` means in OTP for a supervisor and its starter.
 
     Raises RuntimeError outside a supervised actor's thread. For a ref that is dead the caller is
     killed at once, as in OTP.
@@ -176,7 +177,7 @@ def link(ref: SupervisedRef[Any]) -> None:
     def went_down(down: Down) -> None:
         if down.restarting:
             monitor(ref, notify=went_down)
-        elif is_abnormal(down.reason) and mine.is_current():
+        elif (is_abnormal(down.reason) or down.reason == GAVE_UP) and mine.is_current():
             mine.command(Killed())
 
     watching = monitor(ref, notify=went_down)

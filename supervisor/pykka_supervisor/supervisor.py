@@ -20,7 +20,7 @@ from .errors import (
     InvalidSpecError,
     StartError,
 )
-from .exits import Exit, Shutdown
+from .exits import GAVE_UP, Exit, Shutdown
 from .incarnation import Cell, Incarnation, Internal, report
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .planner import Strategy, plan_restart
@@ -302,7 +302,7 @@ class Supervisor(BaseSupervisor):
             report(self.actor_ref, "shutdown", "reached_max_restart_intensity", offender=child.offender())
             if cell is not None:
                 cell.finish(reason)
-            self._exit(Shutdown("reached_max_restart_intensity"))
+            self._exit(GAVE_UP)
             return
         if cell is not None:
             cell.notify(reason, restarting=True)
