@@ -14,8 +14,8 @@ import msgspec
 import pykka
 
 from gemini_streams.errors import GeminiStreamsError
-from gemini_streams.gemini.endpoint import Gemini
-from gemini_streams.gemini.generate import finish_reason_of, parts_of
+from gemini_streams.gemini.endpoint import Endpoint
+from gemini_streams.gemini.generate import finish_reason_of, function_calls_of, text_of, thoughts_of
 from gemini_streams.options import After, FlowControl, RetryPolicy
 
 __all__ = [
@@ -65,7 +65,7 @@ class StartStream(_Contents, frozen=True, kw_only=True):
     flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
     history: int | msgspec.UnsetType = msgspec.UNSET
     keep: float | msgspec.UnsetType = msgspec.UNSET
-    endpoint: Gemini | msgspec.UnsetType = msgspec.UNSET
+    endpoint: Endpoint | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
         return f"StartStream(<contents>, stream_id={self.stream_id!r}, model={self.model!r})"
@@ -172,17 +172,17 @@ class StreamEvent(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """Candidate 0's text, thoughts left out; `""` where there is none. Read from `data` at each use."""
-        return "".join([p["text"] for p in parts_of(self.data) if "text" in p and not p.get("thought")])
+        return text_of(self.data)
 
     @property
     def thoughts(self) -> str:
         """Candidate 0's thought summaries."""
-        return "".join([p["text"] for p in parts_of(self.data) if "text" in p and p.get("thought")])
+        return thoughts_of(self.data)
 
     @property
     def function_calls(self) -> list[dict[str, Any]]:
         """Candidate 0's function calls, as the API sent them."""
-        return [p["functionCall"] for p in parts_of(self.data) if "functionCall" in p]
+        return function_calls_of(self.data)
 
     @property
     def finish_reason(self) -> str | None:
