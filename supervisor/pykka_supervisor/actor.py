@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import pykka
 
+from . import _pykka
 from .exits import StartFailed
 from .incarnation import Cell, Incarnation, answer, answer_exception
 from .mailbox import Mailbox
@@ -143,6 +144,13 @@ class SupervisedActor(pykka.ThreadingActor):
             incarnation.deferred.add(reply)
             incarnation.deferring = reply
         return reply
+
+    def on_proxy_message(self, message: Any) -> Any:
+        """Handle what a proxy of this actor sends: an attribute to read or set, or a call; as Pykka does it.
+
+        May be overridden. What it raises is the answer, or a crash where the message was told.
+        """
+        return _pykka.handle_proxy_message(self, message)
 
     def on_failure(
         self,

@@ -653,7 +653,7 @@ class Incarnation(Receiver):
             elif kind == _BATCH:
                 self._run_batch(actor, message)
             elif kind == _PROXY:
-                _pykka.handle_proxy_message(actor, message)
+                actor.on_proxy_message(message)
             elif kind == _STOP:
                 return self.order or self.stop_as or Normal()
             else:
@@ -691,7 +691,7 @@ class Incarnation(Receiver):
             elif kind == _INTERNAL:
                 response = message.deliver(actor)
             elif kind == _PROXY:
-                response = _pykka.handle_proxy_message(actor, message)
+                response = actor.on_proxy_message(message)
             else:
                 self._run_batch(actor, message)
                 response = None
