@@ -17,7 +17,7 @@ from __future__ import annotations
 import resource
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, cast
 
 import msgspec
@@ -27,6 +27,7 @@ from gemini_streams.connection import Connections
 from gemini_streams.errors import (
     GeminiStreamsError,
     InvalidRequestError,
+    StreamEndedError,
     StreamExistsError,
 )
 from gemini_streams.gemini.endpoint import Gemini, Target
@@ -130,7 +131,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         self,
         contents: Any,
         *,
-        subscriber: pykka.ActorRef[Any] | Iterable[pykka.ActorRef[Any]],
+        subscriber: pykka.ActorRef[Any] | Collection[pykka.ActorRef[Any]],
         timeout: float | None = None,
         **options: Any,
     ) -> str:
@@ -211,7 +212,7 @@ class ManagerActor(SupervisedActor):
             StopStream: lambda m: self._stop_stream(m.stream_id),
             Subscribe: self._subscribe,
             Unsubscribe: self._unsubscribe,
-            GetStreamInfo: lambda m: self._table.find(m.stream_id).info(),
+            GetStreamInfo: lambda m: self._table.find(_named(m.stream_id)).info(),
             ListStreams: lambda _m: [session.stream_id for session in self._table.all()],
             GetStats: lambda _m: self._table.stats(),
         }
@@ -264,10 +265,10 @@ class ManagerActor(SupervisedActor):
     def on_receive(self, message: Any) -> None:
         """Answer one request."""
         reply = self.defer_reply()
-        if isinstance(message, Drain):
-            self._drain(message, reply)
-            return
         try:
+            if isinstance(message, Drain):
+                self._drain(message, reply)
+                return
             handler: Callable[[Any], Any] = self._handlers.get(type(message), _unknown)
             reply.set(handler(message))
         except GeminiStreamsError as refusal:
@@ -279,6 +280,17 @@ class ManagerActor(SupervisedActor):
         except Exception as bug:  # noqa: BLE001 - no message ends the manager
             _log.error("request_failed", request=type(message).__name__, exc_info=bug)
             reply.set_exception(bug)
+
+    def on_proxy_message(self, message: Any) -> Any:
+        """Answer a proxy; a call that was told and raises does not end the manager either."""
+        reply = self.defer_reply()
+        try:
+            reply.set(super().on_proxy_message(message))
+        except Exception as error:  # noqa: BLE001
+            if not reply.set_exception(error):
+                _log.warning(
+                    "request_refused", request=type(message).__name__, error=type(error).__name__
+                )
 
     # -- the handlers ------------------------------------------------------------------------------------------------
 
@@ -312,9 +324,11 @@ class ManagerActor(SupervisedActor):
             if session is not None:
                 if not session.asks_the_same(built.body, options.model):
                     raise StreamExistsError(f"another stream runs or lingers under the id {stream_id!r}")
-                if not session.ended:
-                    for ref in subscribers:
+                for ref in subscribers:
+                    try:
                         self._add(session, ref, None, None)
+                    except StreamEndedError:
+                        session.tell_end(ref)
                 return stream_id
         self._table.check_admission()
         target = self._target(options.endpoint)
@@ -350,7 +364,10 @@ class ManagerActor(SupervisedActor):
         return session.stream_id
 
     def _target(self, endpoint: Any) -> Target:
-        target = self._targets.get(endpoint)
+        try:
+            target = self._targets.get(endpoint)
+        except TypeError:  # an endpoint of values that cannot be right is not hashable
+            return cast("Target", endpoint.resolve())
         if target is None:
             target = endpoint.resolve()
             if len(self._targets) >= 256:
@@ -358,8 +375,8 @@ class ManagerActor(SupervisedActor):
             self._targets[endpoint] = target
         return target
 
-    def _stop_stream(self, stream_id: str) -> bool:
-        session = self._table.get(stream_id)
+    def _stop_stream(self, stream_id: Any) -> bool:
+        session = self._table.get(_named(stream_id))
         return session is not None and session.stop("requested")
 
     def _subscribe(self, request: Subscribe) -> None:
@@ -368,7 +385,7 @@ class ManagerActor(SupervisedActor):
             raise InvalidRequestError(
                 f"flow must be a FlowControl or None, not {type(request.flow).__name__}"
             )
-        self._add(self._table.find(request.stream_id), ref, _checked_after(request.after), request.flow)
+        self._add(self._table.find(_named(request.stream_id)), ref, _checked_after(request.after), request.flow)
 
     def _add(
         self, session: Session, ref: pykka.ActorRef[Any], after: After, flow: FlowControl | None
@@ -377,16 +394,12 @@ class ManagerActor(SupervisedActor):
             self._table.watch(ref, session)
 
     def _unsubscribe(self, request: Unsubscribe) -> bool:
-        session = self._table.get(request.stream_id)
-        urn = getattr(request.subscriber, "actor_urn", None)
-        return session is not None and urn is not None and session.unsubscribe(urn)
+        ref = _subscriber(request.subscriber)
+        session = self._table.get(_named(request.stream_id))
+        return session is not None and session.unsubscribe(ref.actor_urn)
 
     def _drain(self, request: Drain, reply: Any) -> None:
-        try:
-            timeout = seconds("Drain.timeout", request.timeout, zero=True)
-        except InvalidRequestError as refusal:
-            reply.set_exception(refusal)
-            return
+        timeout = seconds("Drain.timeout", request.timeout, zero=True)
         table = self._table
         timer = self._options.clock.call_later(timeout, lambda: reply.set(table.end_all("shutdown")))
 
@@ -438,20 +451,25 @@ def _unknown(message: Any) -> None:
     )
 
 
+def _named(stream_id: Any) -> str:
+    if not isinstance(stream_id, str):
+        raise InvalidRequestError(f"a stream_id is a string, not {type(stream_id).__name__}")
+    return stream_id
+
+
+def _subscriber(given: Any) -> pykka.ActorRef[Any]:
+    if not isinstance(given, pykka.ActorRef):
+        raise InvalidRequestError(f"a subscriber must be a pykka.ActorRef, not {type(given).__name__}")
+    return given
+
+
 def _subscribers(given: Any) -> list[pykka.ActorRef[Any]]:
     """Return the refs of a request's `subscriber`; raises `InvalidRequestError` where one is none, or dead."""
-    refs = (
-        [given]
-        if isinstance(given, pykka.ActorRef)
-        else list(given)
-        if isinstance(given, Iterable)
-        else [given]
-    )
+    several = isinstance(given, Collection) and not isinstance(given, str | bytes)
+    refs = [_subscriber(ref) for ref in (given if several else [given])]
     if not refs:
         raise InvalidRequestError("a stream needs at least one subscriber")
     for ref in refs:
-        if not isinstance(ref, pykka.ActorRef):
-            raise InvalidRequestError(f"a subscriber must be a pykka.ActorRef, not {type(ref).__name__}")
         if not ref.is_alive():
             raise InvalidRequestError(f"the subscriber {ref} is dead")
     return refs

@@ -152,6 +152,7 @@ class Session:
         "_timer",
         "_timer_due",
         "_token",
+        "_told",
         "_usage",
         "attempt",
         "automatic_continuation",
@@ -228,6 +229,7 @@ class Session:
         self._keep_until: float | None = None
         self._ended_mono: float | None = None
         self._last: LastMessageOf | None = None
+        self._told: set[str] | None = None  # who has been given the last message
         self._timer: Timer | None = None
         self._timer_due = 0.0
 
@@ -278,6 +280,14 @@ class Session:
                 return subscription
             self._join(subscription)
             return subscription
+
+    def tell_end(self, ref: pykka.ActorRef[Any]) -> None:
+        """Give the last message of an ended stream to a subscriber that has not had it."""
+        with self.lock:
+            if self._last is None or self._told is None or ref.actor_urn in self._told:
+                return
+            self._told.add(ref.actor_urn)
+            Subscription(self, ref, self.settings.flow).finish(self._last)
 
     def unsubscribe(self, urn: str, *, gone: bool = False) -> bool:
         """Let a subscriber go without a last message; the last one's leaving ends the stream unless it is kept.
@@ -332,7 +342,10 @@ class Session:
 
     def asks_the_same(self, body: dict[str, Any], model: str) -> bool:
         """Whether a request is the one this stream was started with."""
-        return model == self.model and encode_body(body) == self._body
+        if model != self.model:
+            return False
+        asked = encode_body(body)
+        return asked == self._body or _decoder.decode(asked) == _decoder.decode(self._body)
 
     def has_subscriber(self, urn: str) -> bool:
         """Whether this actor is one."""
@@ -760,6 +773,7 @@ class Session:
         self.attempt = attempts
         self.error = error
         self._last = last
+        self._told = {subscription.urn for subscription in self._subscriptions}
         self._ended_mono = self.clock.monotonic()
         if self._timer is not None:
             self._timer.cancel()
