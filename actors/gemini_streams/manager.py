@@ -288,9 +288,7 @@ class ManagerActor(SupervisedActor):
             reply.set(super().on_proxy_message(message))
         except Exception as error:  # noqa: BLE001
             if not reply.set_exception(error):
-                _log.warning(
-                    "request_refused", request=type(message).__name__, error=type(error).__name__
-                )
+                _log.warning("request_refused", request=type(message).__name__, error=type(error).__name__)
 
     # -- the handlers ------------------------------------------------------------------------------------------------
 
@@ -385,7 +383,9 @@ class ManagerActor(SupervisedActor):
             raise InvalidRequestError(
                 f"flow must be a FlowControl or None, not {type(request.flow).__name__}"
             )
-        self._add(self._table.find(_named(request.stream_id)), ref, _checked_after(request.after), request.flow)
+        self._add(
+            self._table.find(_named(request.stream_id)), ref, _checked_after(request.after), request.flow
+        )
 
     def _add(
         self, session: Session, ref: pykka.ActorRef[Any], after: After, flow: FlowControl | None
