@@ -598,11 +598,13 @@ class BaseSupervisor(SupervisedActor):
                 return
             since = incarnation.since
             now = clock.monotonic()
-            if since > 0 and now - since >= limit:
+            due = (since if since > 0 else now) + limit
+            if now >= due:
                 with contextlib.suppress(pykka.ActorDeadError):
                     mailbox.put(Envelope(_Hung(child, incarnation, since)))
                 return
-            child.hang_timer = clock.call_later((since if since > 0 else now) + limit - now, check)
+            # At least a millisecond: a sum of floats may come out a trifle early, again and again.
+            child.hang_timer = clock.call_later(max(due - now, 0.001), check)
 
         child.hang_timer = clock.call_later(limit, check)
 

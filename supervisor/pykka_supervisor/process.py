@@ -73,6 +73,7 @@ class SignalHandling:
         self._ref = ref
         self._asked = threading.Lock()
         self._asked.acquire()
+        self._signalled = False
         self._restored = False
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         for number in signals:
@@ -81,13 +82,14 @@ class SignalHandling:
         threading.Thread(target=self._wait, name="pykka-supervisor-signals", daemon=True).start()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._signalled = True
         if self._asked.locked():
             self._asked.release()
         raise SystemExit(128 + number)
 
     def _wait(self) -> None:
         self._asked.acquire()
-        if not self._restored:
+        if self._signalled:
             self._ref.stop(block=False)
 
     def restore(self) -> None:

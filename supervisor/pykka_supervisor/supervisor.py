@@ -122,13 +122,15 @@ class Supervisor(BaseSupervisor):
         auto_shutdown: AutoShutdown = "never",
         name: str | None = None,
         clock: Clock | None = None,
+        **more: Any,
     ) -> StaticSupervisorRef:
         """Start a tree and wait until all its children run.
 
         When one cannot be started, those before it are ended in reverse order, and what its
         `__init__` or `on_start` raised is raised here. `max_restarts` within `max_seconds` is the most
         that is put up with; OTP's default is 1 in 5 s, Elixir's, and this one's, 3 in 5 s. `clock` is
-        for restarts, backoffs and hang detection, and becomes that of all supervisors below.
+        for restarts, backoffs and hang detection, and becomes that of all supervisors below. `more` is for
+        a subclass whose `__init__` takes more.
         """
         options: dict[str, Any] = {
             "strategy": strategy,
@@ -137,6 +139,7 @@ class Supervisor(BaseSupervisor):
             "auto_shutdown": auto_shutdown,
             "name": name,
             "clock": clock,
+            **more,
         }
         return cast("StaticSupervisorRef", start_root(cls, (children,), options))
 

@@ -128,10 +128,14 @@ class SystemClock:
         # Called without the lock held: a timer may be cancelled from a callback.
         with self._changed:
             self._cancelled += 1
-            if self._cancelled > self._COMPACT_FROM and self._cancelled * 2 > len(self._heap):
+            crowded = self._cancelled > self._COMPACT_FROM and self._cancelled * 2 > len(self._heap)
+            if crowded or self._cancelled >= len(self._heap):
                 self._heap = [entry for entry in self._heap if entry[2].pending]
                 heapq.heapify(self._heap)
                 self._cancelled = 0
+                if not self._heap:
+                    # The thread sleeps until a time that means nothing any more: it shall end.
+                    self._changed.notify()
 
     def _run(self) -> None:
         while True:

@@ -225,7 +225,7 @@ def test_a_late_thread_and_the_replacement_never_share_a_message() -> None:
     ref = info.ref
     assert ref is not None
     got: list[int] = []
-    for round_ in range(20):
+    for _ in range(20):
         block = Block()
         ref.tell(block)
         assert block.entered.wait(5)
@@ -233,8 +233,8 @@ def test_a_late_thread_and_the_replacement_never_share_a_message() -> None:
             ref.tell(lambda _, number=number: got.append(number))
         clock.wait_for_timer(within=1)  # it is armed after the start, in the supervisor's thread
         clock.advance(1.1)
+        # Now it is abandoned, or returns in time: whichever comes first.
         block.release.set()
-        assert await_restart(ref) == round_ + 1
-    ref.ask("done", timeout=5)
+        ref.ask("caught up", timeout=5)
     assert got == list(range(10)) * 20
     sup.stop()
