@@ -48,7 +48,7 @@ from gemini_streams.gemini.endpoint import Target
 
 __all__ = ["Connections", "Exchange", "Interrupted"]
 
-_SMALLEST_READ = 8192
+_SMALLEST_READ = 2048
 _LARGEST_READ = 262144
 
 
@@ -63,11 +63,26 @@ class _Current(threading.local):
 _current = _Current()
 
 
+class _FileMaker:
+    """A socket as http.client's response takes it: something to make a file of, here with a small buffer.
+
+    Only the headers go through it; a waiting stream would hold 8 KiB for nothing.
+    """
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def makefile(self, mode: str) -> Any:
+        return self._sock.makefile(mode, _SMALLEST_READ)  # type: ignore[call-overload]
+
+
 class _Response(http.client.HTTPResponse):
     """Shows itself to the thread's exchange: from here the body is read."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_FileMaker(sock), *args, **kwargs)  # type: ignore[arg-type]
         if _current.exchange is not None:
             _current.exchange.response = self
 
@@ -450,7 +465,7 @@ class Exchange:
                 raise Interrupted
             self._filled = got == size
             if self._filled:
-                self._size = min(size * 2, _LARGEST_READ)
+                self._size = min(size * 4, _LARGEST_READ)
             elif got < size // 8 and size > _SMALLEST_READ:
                 self._size = size // 2
             if unchunk is not None:
