@@ -27,6 +27,7 @@ import http.client
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -50,6 +51,8 @@ __all__ = ["Connections", "Exchange", "Interrupted"]
 
 _SMALLEST_READ = 2048
 _LARGEST_READ = 262144
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER's value for a close that resets: an orderly one would wait behind what is stuck in an upload."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
@@ -395,6 +398,8 @@ class Exchange:
             for sock in (self._sock, self._handshake):
                 if sock is not None:
                     with contextlib.suppress(OSError):
+                        if self.response is None:
+                            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                         # Past SSLSocket.shutdown, which would take the TLS state from under a blocked read.
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
