@@ -36,6 +36,7 @@ from gemini_streams.errors import (
     UnexpectedResponseError,
 )
 from gemini_streams.gemini.endpoint import Gemini
+from gemini_streams.iterate import astream, stream
 from gemini_streams.manager import ManagerActor, ManagerRef
 from gemini_streams.messages import (
     Drain,
@@ -104,4 +105,6 @@ __all__ = [
     "SubscriberActor",
     "UnexpectedResponseError",
     "Unsubscribe",
+    "astream",
+    "stream",
 ]
