@@ -19,7 +19,7 @@ from gemini_streams.connection import Connections
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
 from gemini_streams.session import Session
 from gemini_streams.sessions import CancelSession, Sessions, StartSession
-from gemini_streams.stream import StreamActor
+from gemini_streams.stream_actor import StreamActor
 from pykka_supervisor import (
     GIVE_UP,
     ChildSpec,
