@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from leftovers import Before
-from streams.helpers import BatchProbe
 
 from gemini_streams import ManagerActor, ManagerRef
 from gemini_streams.testing import LocalGemini
+from leftovers import Before
 from pykka_supervisor.testing import Probe, TestClock
+from streams.helpers import BatchProbe
 
 if TYPE_CHECKING:
     from gemini_streams import Gemini

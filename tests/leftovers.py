@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pykka
@@ -37,9 +38,7 @@ class Before:
         ]
         now = _descriptors()
         found += [f"descriptor {key[0]}: {now[key]}" for key in now.keys() - self.descriptors.keys()]
-        found += [
-            f"actor {ref}" for ref in pykka.ActorRegistry.get_all() if ref.actor_urn not in self.actors
-        ]
+        found += [f"actor {ref}" for ref in pykka.ActorRegistry.get_all() if ref.actor_urn not in self.actors]
         return sorted(found)
 
     def check(self) -> None:
@@ -65,13 +64,13 @@ class Before:
 def _descriptors() -> dict[tuple[int, int, int], str]:
     """Find the open descriptors, by number and inode."""
     found = {}
-    for entry in os.listdir("/dev/fd"):
+    for entry in Path("/dev/fd").iterdir():
         try:
-            status = os.fstat(int(entry))
+            status = os.fstat(int(entry.name))
         except OSError:  # the descriptor of the listing itself
             continue
         kind = "a socket" if stat.S_ISSOCK(status.st_mode) else stat.filemode(status.st_mode)
-        found[int(entry), status.st_dev, status.st_ino] = kind
+        found[int(entry.name), status.st_dev, status.st_ino] = kind
     return found
 
 

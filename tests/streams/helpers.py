@@ -61,10 +61,16 @@ class BatchProbe(Probe):
         self.ref = _Batches.start(self)
 
 
-def last_of(probe: Probe, stream_id: str | None = None, timeout: float = 5.0) -> Any:
-    """Wait for the last message of a stream; its history up to there must be right."""
+def last_of(
+    probe: Probe, stream_id: str | None = None, timeout: float = 5.0, *, first: int | None = 0
+) -> Any:
+    """Wait for the last message of a stream; its history up to there must be right.
+
+    `first`: the sequence number that its subscription began at, if known.
+    """
     last = probe.expect(LAST, lambda m: stream_id in (None, m.stream_id), timeout)
-    assert check_history([m for m in probe.messages if m.stream_id == last.stream_id]) == []
+    own = [m for m in probe.messages if m.stream_id == last.stream_id]
+    assert check_history(own, first=first, ended=True) == []
     return last
 
 
