@@ -254,6 +254,11 @@ class Connections:
 
     def close(self) -> None:
         """Close the idle connections."""
+        for manager in (self._adapter.poolmanager, *self._adapter.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - urllib3's container cannot be iterated
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()  # urllib3 waits for it to be garbage, which somebody's traceback may delay
         self._adapter.close()
         self._routes.clear()
 
