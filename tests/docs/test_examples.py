@@ -18,7 +18,7 @@ def run(name: str) -> subprocess.CompletedProcess[str]:
     keys = ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_USE_VERTEXAI")
     env = {name: value for name, value in os.environ.items() if name not in keys}
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name)],
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
         check=False,
         capture_output=True,
         text=True,
