@@ -1,6 +1,6 @@
 """One stream to many subscribers: each has an inbox and a pace of its own. Runs on a local Gemini."""
 
-import threading
+import queue
 import time
 
 from gemini_streams import (
@@ -18,7 +18,7 @@ from gemini_streams.testing import LocalGemini, Reply
 class Reader(SubscriberActor):
     """Collects the answer, taking its time over each event."""
 
-    def __init__(self, name: str, seconds: float, done: threading.Barrier) -> None:
+    def __init__(self, name: str, seconds: float, done: "queue.SimpleQueue[tuple[str, Answer]]") -> None:
         super().__init__()
         self._name, self._seconds, self._done = name, seconds, done
         self._answer = Answer()
@@ -31,15 +31,14 @@ class Reader(SubscriberActor):
             raise RuntimeError("this reader dies over its first event; the others do not notice")
 
     def on_stream_complete(self, message: StreamComplete) -> None:
-        """Say what has arrived."""
+        """Hand over what has arrived."""
         self._answer.add(message)
-        print(f"{self._name}: {len(self._answer.text)} characters, whole: {self._answer.ok}")
-        self._done.wait()
+        self._done.put((self._name, self._answer))
 
 
 def main() -> None:
     """Three subscribe at the start, one dies, and one comes late and has the beginning replayed."""
-    done = threading.Barrier(4)
+    done: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
     with LocalGemini() as gemini:
         gemini.on("story", Reply("Once upon a time there was a stream. " * 20, hold_after=40))
         manager = ManagerActor.start(endpoint=gemini.endpoint, flow=FlowControl(window=32))
@@ -49,7 +48,8 @@ def main() -> None:
         gemini.gate("story").reached()
         manager.subscribe_stream(stream_id, Reader.start("late", 0.0, done), after=FROM_START)
         gemini.gate("story").open()
-        done.wait()
+        for name, answer in (done.get() for _ in range(3)):
+            print(f"{name}: {len(answer.text)} characters, whole: {answer.ok}")
         manager.stop()
 
 
