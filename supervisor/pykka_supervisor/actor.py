@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 import pykka
 
 from . import _pykka
-from .exits import StartFailed
+from .exits import Shutdown, StartFailed
 from .incarnation import Cell, Incarnation, answer, answer_exception
 from .mailbox import Mailbox
 from .ref import SupervisedRef
@@ -125,7 +125,9 @@ class SupervisedActor(pykka.ThreadingActor):
     def shut_down(self) -> bool:
         """Whether this incarnation's supervisor ends it in order, as against a `stop()` of its ref."""
         incarnation = self._incarnation
-        return incarnation is not None and incarnation.stop_as is not None
+        return incarnation is not None and (
+            incarnation.stop_as is not None or isinstance(incarnation.order, Shutdown)
+        )
 
     def defer_reply(self) -> Reply[Any]:
         """Answer the ask that is being handled later; in a handler, in the actor's thread.

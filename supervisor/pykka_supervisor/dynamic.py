@@ -16,6 +16,7 @@ from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
 from .incarnation import KILL_GRACE, Cell, Incarnation, Internal, report
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
+from .monitor import link, refuse_outside_an_actor
 from .policy import GIVE_UP, Intensity
 from .ref import SupervisedRef
 
@@ -82,6 +83,17 @@ class DynamicSupervisor(BaseSupervisor):
         `__init__` may take more options.
         """
         return cast("DynamicSupervisorRef", start_root(cls, (), options))
+
+    @classmethod
+    def start_link(cls, **options: Any) -> DynamicSupervisorRef:
+        """Start it as `start` does, and `link` it to the supervised actor in whose thread this is.
+
+        Raises RuntimeError, and starts nothing, in any other thread.
+        """
+        refuse_outside_an_actor()
+        ref = cls.start(**options)
+        link(ref)
+        return ref
 
     @classmethod
     def child_spec(

@@ -302,8 +302,7 @@ class Cell:
         if incarnation.batch is not None:
             with contextlib.suppress(pykka.ActorDeadError):
                 self.mailbox.unget(Envelope(incarnation.batch))
-        final = incarnation.final or (incarnation.start_or_end and not incarnation.started)
-        if final or self.supervisor is None or not wants_restart(self.restart, reason):
+        if incarnation.is_final(reason):
             self.finish(reason)
             if self.supervisor is None and is_abnormal(reason):
                 report(None, "child_terminated", reason, offender={"id": None, "ref": str(self)})
@@ -324,6 +323,8 @@ class Cell:
             incarnation.reason = reason
             self.last_reason = reason
             _leaked.add(incarnation)
+        if self.max_buffered is not None:
+            self.mailbox.bound(self.max_buffered)
         incarnation.order = reason
         incarnation.retire()
         incarnation.fail_replies()
@@ -344,10 +345,10 @@ class Cell:
                 return False
             self.reason = reason
             self.last_reason = reason
+        names.release(self)
         if not hasattr(self, "ref"):
             return True
         left = self.mailbox.close()
-        names.release(self)
         _pykka.unregister(self.ref)
         self.stopped.set()
         self._dispose(left)
@@ -475,7 +476,8 @@ class Incarnation(Receiver):
         self.gate.acquire()
         self.started = False
         self.started_at = 0.0
-        self.final = False
+        self.final: bool | None = None
+        """What its supervisor has decided about its end beforehand; None: the restart type decides."""
         self.start_or_end = False
         self.abandoned = False
         self.order: Exit | None = None
@@ -493,6 +495,16 @@ class Incarnation(Receiver):
     def is_current(self) -> bool:
         """Whether nothing has ended or replaced it."""
         return self.reason is None and self.cell.incarnation is self
+
+    def is_final(self, reason: Exit) -> bool:
+        """Whether the actor ends for good with it."""
+        if self.cell.supervisor is None:
+            return True
+        if self.final is not None:
+            return self.final
+        if self.start_or_end and not self.started:
+            return True
+        return not wants_restart(self.cell.restart, reason)
 
     def disarm(self) -> None:
         """Once it has ended: take the timer back that would have it abandoned."""

@@ -375,8 +375,7 @@ class BaseSupervisor(SupervisedActor):
         incarnation = cell.incarnation
         if incarnation is None:
             return None
-        if final:
-            incarnation.final = True
+        incarnation.final = final
         if incarnation.reason is not None:
             return None
         if brutal or child.spec.shutdown == 0:

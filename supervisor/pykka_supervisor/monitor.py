@@ -17,7 +17,7 @@ import pykka
 
 from . import _pykka
 from .exits import GAVE_UP, Exit, Gone, Killed, NoProc, is_abnormal
-from .incarnation import Cell, current_incarnation
+from .incarnation import Cell, Incarnation, current_incarnation
 from .log import get_logger
 from .ref import SupervisedRef
 from .timers import SYSTEM_CLOCK, Timer
@@ -158,6 +158,14 @@ def _notifier(notify: Callable[[Down], None] | pykka.ActorRef[Any] | None) -> Ca
     return notify
 
 
+def refuse_outside_an_actor() -> Incarnation:
+    """Give the supervised actor in whose thread this is; RuntimeError in any other thread."""
+    mine = current_incarnation()
+    if mine is None:
+        raise RuntimeError("a link is made by a supervised actor, in its own thread")
+    return mine
+
+
 def link(ref: SupervisedRef[Any]) -> None:
     """Tie an actor to the calling supervised actor, for as long as the caller's present incarnation lives.
 
@@ -169,9 +177,7 @@ def link(ref: SupervisedRef[Any]) -> None:
     Raises RuntimeError outside a supervised actor's thread. For a ref that is dead the caller is
     killed at once, as in OTP.
     """
-    mine = current_incarnation()
-    if mine is None:
-        raise RuntimeError("link() is for supervised actors, in their own thread")
+    mine = refuse_outside_an_actor()
     other: Cell = ref._cell  # noqa: SLF001
 
     def went_down(down: Down) -> None:

@@ -41,7 +41,8 @@ def release(cell: Cell) -> None:
 def whereis(name: str) -> SupervisedRef[Any] | None:
     """Find the ref of the live actor of this name; it stays the same when that actor is restarted."""
     cell = _cells.get(name)
-    return None if cell is None else cell.ref
+    # A name is claimed before the actor is built.
+    return getattr(cell, "ref", None)
 
 
 def forget_after_fork() -> None:

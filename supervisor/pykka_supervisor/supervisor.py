@@ -20,9 +20,10 @@ from .errors import (
     InvalidSpecError,
     StartError,
 )
-from .exits import GAVE_UP, Exit, Shutdown
+from .exits import GAVE_UP, Exit, Shutdown, StartFailed
 from .incarnation import Cell, Incarnation, Internal, report
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
+from .monitor import link, refuse_outside_an_actor
 from .planner import Strategy, plan_restart
 from .policy import GIVE_UP, Intensity
 
@@ -144,6 +145,17 @@ class Supervisor(BaseSupervisor):
         return cast("StaticSupervisorRef", start_root(cls, (children,), options))
 
     @classmethod
+    def start_link(cls, children: Iterable[ChildSpecLike], **options: Any) -> StaticSupervisorRef:
+        """Start a tree as `start` does, and `link` it to the supervised actor in whose thread this is.
+
+        Raises RuntimeError, and starts nothing, in any other thread.
+        """
+        refuse_outside_an_actor()
+        ref = cls.start(children, **options)
+        link(ref)
+        return ref
+
+    @classmethod
     def child_spec(
         cls,
         children: Iterable[ChildSpecLike] = (),
@@ -181,6 +193,8 @@ class Supervisor(BaseSupervisor):
                 self._add(spec)
             except BaseException as error:
                 error.add_note(f"while {self.actor_ref} started its child {spec.key!r}")
+                failed = StartFailed.of(error)
+                report(self.actor_ref, "start_error", failed, offender=Child(spec).offender())
                 raise
 
     def start_child(self, spec: ChildSpecLike) -> SupervisedRef[Any]:

@@ -582,6 +582,7 @@ def test_case_21_a_supervisor_stopped_during_a_backoff_starts_nothing() -> None:
 def test_case_22_one_for_all() -> None:
     log = Log()
     specs = [ChildSpec(Worker, (name, log), id=name) for name in "1234"]
+    specs[3] = ChildSpec(Worker, ("4", log), id="4", restart="transient")
     specs.insert(2, ChildSpec(Worker, ("t", log), id="t", restart="temporary"))
     sup = Supervisor.start(specs, strategy="one_for_all")
     refs = refs_of(sup)

@@ -14,6 +14,7 @@ from pykka_supervisor import (
     ChildSpec,
     Crash,
     Down,
+    DynamicSupervisor,
     Gone,
     Killed,
     Normal,
@@ -23,6 +24,7 @@ from pykka_supervisor import (
     kill,
     link,
     monitor,
+    whereis,
 )
 from pykka_supervisor.testing import Probe, await_restart
 from supervisor.kit import Block, Boom, Log, PlainWorker, Worker, crash, eventually, stop
@@ -153,10 +155,9 @@ class Owner(SupervisedActor):
         self.tree: Any = None
 
     def on_start(self) -> None:
-        self.tree = Supervisor.start(
+        self.tree = Supervisor.start_link(
             [ChildSpec(Worker, ("linked", self.log))], max_restarts=0, name="linked-tree"
         )
-        link(self.tree)
 
     def on_stop(self) -> None:
         self.log.add("stop", "owner")
@@ -187,6 +188,36 @@ def test_a_linked_tree_ends_with_its_owner_before_the_next_incarnation(end: Any,
     assert log.entries == [("start", "linked"), ("stop", "linked"), (hook, "owner"), ("start", "linked")]
     sup.stop()
     assert not second.is_alive()
+
+
+def test_a_linked_tree_that_gives_up_takes_its_owner_along() -> None:
+    log = Log()
+    sup = Supervisor.start([ChildSpec(Owner, (log,))])
+    [info] = sup.which_children()
+    owner = info.ref
+    assert owner is not None
+    [linked] = owner.ask(lambda actor: actor.tree).which_children()
+    linked.ref.tell(crash)
+    await_restart(owner)
+    assert log.of("failure") == ["linked", "owner"]
+    assert whereis("linked-tree") is owner.ask(lambda actor: actor.tree)
+    sup.stop()
+
+
+def test_start_link_outside_an_actor_starts_nothing() -> None:
+    for start in (lambda: Supervisor.start_link([Worker]), DynamicSupervisor.start_link):
+        with pytest.raises(RuntimeError):
+            start()
+    assert pykka.ActorRegistry.get_all() == []
+
+
+def test_a_dynamic_supervisor_is_linked_the_same_way() -> None:
+    owner = Worker.start()
+    tree = owner.ask(lambda _: DynamicSupervisor.start_link(max_children=1))
+    child = tree.start_child(Worker)
+    owner.stop()
+    assert not tree.is_alive()
+    assert not child.is_alive()
 
 
 def test_a_linked_actor_that_ends_abnormally_takes_its_owner_along() -> None:

@@ -437,6 +437,42 @@ def test_names() -> None:
     assert whereis("the-supervisor") is None
 
 
+def test_a_name_is_free_again_when_the_start_fails_early() -> None:
+    class Forgets(SupervisedActor):
+        def __init__(self) -> None:
+            raise Boom("before super().__init__()")
+
+    sup = Supervisor.start([])
+    for _ in range(2):
+        with pytest.raises(Boom):
+            sup.start_child(ChildSpec(Forgets, name="free-again"))
+        assert whereis("free-again") is None
+    sup.stop()
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_an_actor_knows_whether_its_supervisor_ends_it(final: bool) -> None:
+    seen: list[bool] = []
+
+    class Asks(Worker):
+        def on_stop(self) -> None:
+            seen.append(self.shut_down)
+
+    sup = Supervisor.start([Asks, Worker], strategy="one_for_all")
+    refs = refs_of(sup)
+    refs["Asks"].stop()
+    await_restart(refs["Asks"])
+    assert seen == [False]
+    if final:
+        sup.stop()
+    else:
+        refs["Worker"].tell(crash)
+        await_restart(refs["Asks"])
+        sup.terminate_child("Asks")
+        sup.stop()
+    assert seen == ([False, True] if final else [False, True, True])
+
+
 def test_crash_on_any_ends_the_actor_at_an_answered_exception() -> None:
     sup = Supervisor.start([ChildSpec(Worker, crash_on="any"), ChildSpec(Worker, id="pykka")])
     refs = refs_of(sup)
