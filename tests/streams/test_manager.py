@@ -307,12 +307,14 @@ def test_a_dead_subscriber_has_left(
             if message == "crash":
                 raise RuntimeError("on purpose")
 
-    gemini.on("why", Reply("one two", hold_after=1))
+    gemini.on("alone", Reply("one two", hold_after=1))
+    gemini.on("shared", Reply("one two", hold_after=1))
     ref = manager()
     mortal = Mortal.start()
-    alone = ref.start_stream("why", subscriber=mortal)
-    shared = ref.start_stream("why", subscriber=[mortal, probe.ref])
-    gemini.gate("why").reached(n=2)
+    alone = ref.start_stream("alone", subscriber=mortal)
+    shared = ref.start_stream("shared", subscriber=[mortal, probe.ref])
+    gemini.gate("alone").reached()
+    gemini.gate("shared").reached()
     logging.getLogger("pykka").disabled = True
     try:
         mortal.stop() if way == "stop" else mortal.tell("crash")
@@ -320,8 +322,8 @@ def test_a_dead_subscriber_has_left(
         eventually(lambda: ref.get_stream_info(shared).subscribers == (probe.ref,), 1.0)
     finally:
         logging.getLogger("pykka").disabled = False
-    gemini.wait_request().wait_closed()
-    gemini.gate("why").open()
+    gemini.wait_request(where="alone").wait_closed()
+    gemini.gate("shared").open()
     assert isinstance(last_of(probe), StreamComplete)
 
 
