@@ -317,7 +317,7 @@ class Exchange:
         try:
             answer = connections.send(self, target, url, body)
         except Exception as error:  # noqa: BLE001 - whatever the stack below raises is one failure of this exchange
-            failure = self._failure(error)
+            failure = self._failure(error, target.base_url)
         else:
             self.status = answer.status_code
             self.headers = answer.headers
@@ -413,10 +413,14 @@ class Exchange:
     def connected(self, sock: socket.socket, *, encrypted: bool) -> None:
         """Take note of a new socket; while TLS wraps it, of a second handle on it (wrapping takes the first away)."""
         if encrypted:
-            with self._lock:
-                if not self.interrupted:
-                    self._handshake = sock.dup()
-                    return
+            try:
+                with self._lock:
+                    if not self.interrupted:
+                        self._handshake = sock.dup()
+                        return
+            except OSError:  # no descriptor left
+                sock.close()
+                raise
         else:
             self.bind(sock)
             return
@@ -505,7 +509,7 @@ class Exchange:
             if self._read == fp.read1:
                 self._read = self._sock.recv
 
-    def _failure(self, error: BaseException) -> GeminiStreamsError | Interrupted:
+    def _failure(self, error: BaseException, where: str = "") -> GeminiStreamsError | Interrupted:
         """Say in our words, and in plain text, what went wrong below."""
         if self.interrupted:
             return Interrupted()
@@ -525,7 +529,10 @@ class Exchange:
         if isinstance(cause, ChunkedError):
             return ConnectionLostError(f"the answer's chunks are broken: {text}")
         if not self._connected:
-            return ConnectionFailedError(f"no connection: {text}")
+            return ConnectionFailedError(
+                f"no connection to {where}: {text}",
+                retryable=type(cause) is not OSError or number is not None,  # a bundle that is not there stays so
+            )
         if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
             if isinstance(cause, http.client.IncompleteRead):
                 return ConnectionLostError("the connection was closed in the middle of the answer")
@@ -568,7 +575,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _in_plain_words(cause: BaseException) -> str:
-    if isinstance(cause, TimeoutError):
+    if isinstance(cause, TimeoutError) and cause.errno is None:
         return "connect_timeout passed"
     if isinstance(cause, http.client.RemoteDisconnected):
         return "the server closed it without an answer"
