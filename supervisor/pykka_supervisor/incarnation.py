@@ -24,7 +24,7 @@ import contextlib
 import itertools
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pykka
 from pykka import messages
@@ -141,6 +141,18 @@ def _kind_of(message_class: type[Any]) -> int:
     if getattr(message_class, "__actor_batch__", False) is True:
         return _BATCH
     return _PLAIN
+
+
+class Linked(Protocol):
+    """What ends with an incarnation."""
+
+    def end(self) -> None:
+        """End it and wait for that; in the incarnation's own thread."""
+        ...
+
+    def cut(self) -> None:
+        """Begin to end it; in another thread, where the incarnation is abandoned."""
+        ...
 
 
 class Cell:
@@ -331,6 +343,8 @@ class Cell:
         if incarnation.batch is not None:
             with contextlib.suppress(pykka.ActorDeadError):
                 self.mailbox.unget(Envelope(incarnation.batch))
+        for linked in incarnation.links or ():
+            linked.cut()
         actor = incarnation.actor
         if actor is not None:
             actor._abandoned()  # noqa: SLF001
@@ -393,7 +407,17 @@ class Cell:
         if limit is not None and incarnation.kill_timer is None:
 
             def check() -> None:
-                if incarnation.reason is None:
+                if incarnation.reason is not None:
+                    return
+                if self.has_children():
+                    # Ending these takes a moment, which the clock's thread does not have.
+                    threading.Thread(
+                        target=self.give_up_on,
+                        args=(incarnation,),
+                        name="pykka-supervisor-abandoning",
+                        daemon=True,
+                    ).start()
+                else:
                     self.give_up_on(incarnation)
 
             # RuntimeError: the interpreter is ending, and nobody will ask any more.
@@ -402,6 +426,10 @@ class Cell:
         incarnation.command(Killed())
         incarnation.disarm()
         return True
+
+    def has_children(self) -> bool:
+        """Whether it is a supervisor's."""
+        return getattr(self.run_class, "_is_supervisor", False)
 
     def give_up_on(self, incarnation: Incarnation) -> None:
         """Abandon an incarnation that outlasts its limit, and let its supervisor, if any, decide."""
@@ -490,7 +518,7 @@ class Incarnation(Receiver):
         self.deferring: Reply[Any] | None = None
         self.stop_replies: list[pykka.Future[Any]] | None = None
         self.kill_timer: Timer | None = None
-        self.links: list[Callable[[], None]] | None = None
+        self.links: list[Linked] | None = None
 
     def is_current(self) -> bool:
         """Whether nothing has ended or replaced it."""
@@ -610,9 +638,9 @@ class Incarnation(Receiver):
 
     def _wind_down(self, actor: SupervisedActor) -> None:
         """Before the hooks: what lives only by this actor ends."""
-        for end in self.links or ():
+        for linked in self.links or ():
             try:
-                end()
+                linked.end()
             except Exception as error:  # noqa: BLE001
                 _log.error("link_failed", actor=str(self.cell), exc_info=error)
         try:

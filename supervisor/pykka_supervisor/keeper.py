@@ -353,6 +353,8 @@ class BaseSupervisor(SupervisedActor):
                 self._waiting = None
         if incarnation.started:
             return
+        # Its thread is about to end; then nothing of it is left.
+        incarnation.join(KILL_GRACE)
         cause = incarnation.error
         if isinstance(cause, Exception):
             raise cause

@@ -86,8 +86,8 @@ def monitor(
 ) -> MonitorRef:
     """Be told once when the actor's present life ends; any Pykka ref will do.
 
-    `notify` is a function, or the ref of an actor that is told the `Down`; None is the calling actor,
-    which must then be a supervised one (RuntimeError otherwise). A function is called exactly once and
+    `notify` is a function, or the ref of an actor that is told the `Down`; None is the present incarnation
+    of the calling actor, which must then be a supervised one (RuntimeError otherwise). A function is called exactly once and
     must not block: in the thread of the actor that ends, in that of its supervisor where it is to be
     restarted, in the timer thread for a plain Pykka actor, and in the caller's, before this returns,
     for one that is dead already: then the reason is `NoProc`.
@@ -144,18 +144,23 @@ def _notifier(notify: Callable[[Down], None] | pykka.ActorRef[Any] | None) -> Ca
         current = current_incarnation()
         if current is None:
             raise RuntimeError("monitor() without notify= is for supervised actors, in their own thread")
-        notify = current.cell.ref
+        return _teller(current.cell.ref, current)
     if isinstance(notify, pykka.ActorRef):
-        target: pykka.ActorRef[Any] = notify
-
-        def tell(down: Down) -> None:
-            try:
-                target.tell(down)
-            except pykka.ActorDeadError:
-                _log.debug("down_for_the_dead", target=str(target))
-
-        return tell
+        return _teller(notify, None)
     return notify
+
+
+def _teller(target: pykka.ActorRef[Any], only: Incarnation | None) -> Callable[[Down], None]:
+    def tell(down: Down) -> None:
+        # As in OTP, the monitors that an actor made for itself end with it: its successor makes its own.
+        if only is not None and not only.is_current():
+            return
+        try:
+            target.tell(down)
+        except pykka.ActorDeadError:
+            _log.debug("down_for_the_dead", target=str(target))
+
+    return tell
 
 
 def refuse_outside_an_actor() -> Incarnation:
@@ -188,18 +193,35 @@ def link(ref: SupervisedRef[Any]) -> None:
 
     watching = monitor(ref, notify=went_down)
 
-    def end() -> None:
-        demonitor(watching)
+    mine.links = [*(mine.links or ()), _Link(other, watching)]
+
+
+class _Link:
+    """The other end of a `link`, for the incarnation that made it."""
+
+    __slots__ = ("_other", "_watching")
+
+    def __init__(self, other: Cell, watching: MonitorRef) -> None:
+        self._other = other
+        self._watching = watching
+
+    def end(self) -> None:
+        """Stop the other and wait for its end; kill it where that takes longer than it may."""
+        demonitor(self._watching)
+        other = self._other
         allowed = other.allowance()
         try:
-            ref.request_stop().get(timeout=allowed)
+            other.ref.request_stop().get(timeout=allowed)
         except pykka.Timeout:
-            ref_incarnation = other.incarnation
+            incarnation = other.incarnation
             other.kill()
-            if ref_incarnation is not None:
-                ref_incarnation.join(allowed)
+            if incarnation is not None:
+                incarnation.join(allowed)
 
-    mine.links = [*(mine.links or ()), end]
+    def cut(self) -> None:
+        """Kill the other, and do not wait."""
+        demonitor(self._watching)
+        self._other.kill()
 
 
 class _Watched:

@@ -22,11 +22,12 @@ from pykka_supervisor import (
     Supervisor,
     demonitor,
     kill,
+    leaked_threads,
     link,
     monitor,
     whereis,
 )
-from pykka_supervisor.testing import Probe, await_restart
+from pykka_supervisor.testing import Probe, TestClock, await_restart
 from supervisor.kit import Block, Boom, Log, PlainWorker, Worker, crash, eventually, stop
 
 
@@ -56,6 +57,39 @@ def test_without_notify_the_calling_actor_is_told() -> None:
     watcher.stop()
     with pytest.raises(RuntimeError, match="supervised actors"):
         monitor(watched)
+
+
+def test_an_actors_own_monitors_end_with_its_incarnation() -> None:
+    sup = Supervisor.start([Watcher])
+    [info] = sup.which_children()
+    watcher = info.ref
+    assert watcher is not None
+    watched = Worker.start()
+    watcher.ask(("watch", watched))
+    kill(watcher)
+    await_restart(watcher)
+    watched.stop()
+    assert watcher.ask("downs") == []
+    sup.stop()
+
+
+def test_an_abandoned_owner_takes_its_linked_tree_along() -> None:
+    clock = TestClock()
+    log = Log()
+    sup = Supervisor.start([ChildSpec(Owner, (log,), restart="temporary", hang_after=1)], clock=clock)
+    [info] = sup.which_children()
+    owner = info.ref
+    assert owner is not None
+    tree = owner.ask(lambda actor: actor.tree)
+    block = Block()
+    owner.tell(block)
+    assert block.entered.wait(5)
+    clock.advance(2)
+    assert tree.join(5)
+    block.release.set()
+    eventually(lambda: leaked_threads() == [])
+    assert log.of("stop") == ["linked"]
+    sup.stop()
 
 
 def test_one_down_for_each_call_and_one_life() -> None:
