@@ -87,9 +87,9 @@ def monitor(
     """Be told once when the actor's present life ends; any Pykka ref will do.
 
     `notify` is a function, or the ref of an actor that is told the `Down`; None is the present incarnation
-    of the calling actor, which must then be a supervised one (RuntimeError otherwise). A function is called exactly once and
-    must not block: in the thread of the actor that ends, in that of its supervisor where it is to be
-    restarted, in the timer thread for a plain Pykka actor, and in the caller's, before this returns,
+    of the calling actor, which must then be a supervised one (RuntimeError otherwise). A function is called
+    exactly once and must not block: in the thread of the actor that ends, in that of its supervisor where it
+    is to be restarted, in the timer thread for a plain Pykka actor, and in the caller's, before this returns,
     for one that is dead already: then the reason is `NoProc`.
 
     One-shot: who wants to follow an actor through its restarts calls it again at a `Down` with
