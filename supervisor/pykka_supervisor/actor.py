@@ -18,7 +18,7 @@ import pykka
 
 from . import _pykka
 from .exits import Shutdown, StartFailed
-from .incarnation import Cell, Incarnation, answer, answer_exception
+from .incarnation import Cell, Incarnation, answer, answer_exception, keep
 from .mailbox import Mailbox
 from .ref import SupervisedRef
 
@@ -171,24 +171,27 @@ class SupervisedActor(pykka.ThreadingActor):
     # -- private
 
     _incarnation: Incarnation | None = None
+    _own_cell: Cell | None = None
+    _supervised_ref: SupervisedRef[Any] | None = None
 
     @property
     def _cell(self) -> Cell:
-        cell: Cell | None = self.__dict__.get("_own_cell")
+        cell = self._own_cell
         if cell is None:
             # Built by hand, without a start.
-            cell = self.__dict__["_own_cell"] = Cell(type(self), type(self))
+            cell = Cell(type(self), type(self))
+            keep(self, "_own_cell", cell)
         return cell
 
     @property
     def _actor_ref(self) -> SupervisedRef[Any]:
-        return cast("SupervisedRef[Any]", self.__dict__["_supervised_ref"])
+        return cast("SupervisedRef[Any]", self._supervised_ref)
 
     @_actor_ref.setter
     def _actor_ref(self, _pykkas_own: pykka.ActorRef[Any]) -> None:
         # The last thing that Pykka's Actor.__init__ does; the rest of a subclass's __init__ already
         # sees the ref, the inbox and the URN that it will keep.
-        self.__dict__["_supervised_ref"] = self._cell.adopt(self)
+        keep(self, "_supervised_ref", self._cell.adopt(self))
 
     @staticmethod
     def _create_actor_inbox() -> Mailbox:

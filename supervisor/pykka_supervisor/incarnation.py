@@ -65,6 +65,15 @@ _numbers = itertools.count()
 _leaked: set[Incarnation] = set()
 
 
+def keep(actor: SupervisedActor, name: str, value: object) -> None:
+    """Set an attribute past whatever `__setattr__` the class has, and without a look at `__dict__`.
+
+    Up to CPython 3.12 an object whose `__dict__` was asked for once keeps its attributes in a dict from then
+    on, and every `self.x` of every handler costs twice as much.
+    """
+    object.__setattr__(actor, name, value)
+
+
 def current_incarnation() -> Incarnation | None:
     """Tell in which supervised actor's thread this is called; None for any other thread."""
     return _current.incarnation
@@ -268,13 +277,13 @@ class Cell:
         StartError where no thread can be started; the caller then decides about the cell.
         """
         actor = self.run_class.__new__(self.run_class, *args, **kwargs)
-        actor.__dict__["_own_cell"] = self
+        keep(actor, "_own_cell", self)
         actor.__init__(*args, **kwargs)  # type: ignore[misc]
-        if "_supervised_ref" not in actor.__dict__:
+        if actor._supervised_ref is None:  # noqa: SLF001
             raise StartError(f"{self.actor_class.__name__}.__init__ did not call super().__init__()")
         incarnation = Incarnation(self, actor, self.generation + 1)
         incarnation.start_or_end = start_or_end
-        actor.__dict__["_incarnation"] = incarnation
+        keep(actor, "_incarnation", incarnation)
         with self.lock:
             if self.reason is not None:
                 raise StartError(f"{self} has ended")
