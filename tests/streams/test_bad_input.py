@@ -48,6 +48,17 @@ WRONG_URLS: list[Any] = [
     [],
 ]
 NO_BUNDLE: Any = []
+WRONG_CONFIGS: list[Any] = [
+    5,
+    "x",
+    [],
+    {"http_options": {"timeout": 5}},
+    {"tools": [print]},
+    {"temperature": object()},
+    {"temperature": float("inf")},
+    {"automatic_continuation": 7},
+    {5: 6},
+]
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # the model's name
@@ -107,20 +118,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         )
     },
     # the config
-    **{
-        f"config {config!r:.30}": ({"config": config}, "config")
-        for config in (
-            5,
-            "x",
-            [],
-            {"http_options": {"timeout": 5}},
-            {"tools": [print]},
-            {"temperature": object()},
-            {"temperature": float("inf")},
-            {"automatic_continuation": 7},
-            {5: 6},
-        )
-    },
+    **{f"config {config!r:.30}": ({"config": config}, "config") for config in WRONG_CONFIGS},
     # times
     **{
         f"{name}={value!r}": ({name: value}, name)
