@@ -16,7 +16,7 @@ from pykka import messages
 from pykka._envelope import Envelope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "PRIVATE_HOOKS",
@@ -24,6 +24,7 @@ __all__ = [
     "Envelope",
     "called_from_stop_all",
     "create_future",
+    "dispatch_of",
     "forget_all_actors_after_fork",
     "handle_proxy_message",
     "missing_hooks",
@@ -86,6 +87,11 @@ def new_stop(reply_to: pykka.Future[Any] | None = None) -> Envelope[Any]:
 def handle_proxy_message(actor: pykka.Actor, message: Any) -> Any:
     """Let Pykka itself handle one of its proxy messages; the answer is the proxy call's."""
     return actor._handle_receive(message)  # noqa: SLF001
+
+
+def dispatch_of(actor: pykka.Actor) -> Callable[[Any], Any]:
+    """Find the method through which Pykka gives an actor its messages."""
+    return actor._handle_receive  # noqa: SLF001
 
 
 def overrides_dispatch(actor_class: type[pykka.Actor]) -> bool:

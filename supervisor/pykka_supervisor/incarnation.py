@@ -679,7 +679,7 @@ class Incarnation(Receiver):
         kinds: dict[type[Any], int] = {}
         on_receive: Callable[[Any], Any] = actor.on_receive
         if _pykka.overrides_dispatch(cell.actor_class):
-            on_receive = actor._handle_receive  # noqa: SLF001
+            on_receive = _pykka.dispatch_of(actor)
         while True:
             envelope = get()
             if envelope is None:

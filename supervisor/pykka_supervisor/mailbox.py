@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pykka
 
+from ._pykka import Envelope
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ._pykka import Envelope
-
-__all__ = ["FETCHING", "PARKED", "Mailbox", "Receiver"]
+__all__ = ["FETCHING", "PARKED", "Envelope", "Mailbox", "Receiver"]
 
 FETCHING: Final = 0.0
 PARKED: Final = -1.0
