@@ -32,8 +32,7 @@ from pykka.messages import ProxyGetAttr
 
 from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
-from pykka_supervisor._pykka import Envelope
-from pykka_supervisor.mailbox import Mailbox
+from pykka_supervisor.mailbox import Envelope, Mailbox
 
 __all__ = ["ControlBatch", "EventBatch", "Owner", "Subscription"]
 

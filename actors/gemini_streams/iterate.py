@@ -44,7 +44,7 @@ from gemini_streams.messages import (
     StreamStopped,
 )
 from gemini_streams.options import seconds
-from pykka_supervisor._pykka import Envelope
+from pykka_supervisor.mailbox import Envelope
 
 __all__ = ["AsyncStream", "Stream", "astream", "stream"]
 

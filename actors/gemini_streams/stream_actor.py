@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import pykka
-import requests
 
 from gemini_streams.connection import Connections, Exchange, Interrupted
 from gemini_streams.errors import (
@@ -163,10 +163,10 @@ class StreamActor(SupervisedActor):
     def _check_answer(self, exchange: Exchange) -> None:
         status = exchange.status
         kind = exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if status == requests.codes.ok and kind in ("text/event-stream", ""):
+        if status == HTTPStatus.OK and kind in ("text/event-stream", ""):
             return
         session = self._session
-        if status == requests.codes.ok:
+        if status == HTTPStatus.OK:
             body = exchange.read_all(_MAX_ERROR_BODY)
             error = find_error(body)
             if error is not None:
