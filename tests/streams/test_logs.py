@@ -1,0 +1,169 @@
+"""One line at a stream's end; through structlog where it is configured, else through `logging`, never to stdout."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import pytest
+import structlog
+
+from conftest import StartManager
+from gemini_streams import RetryPolicy, StreamComplete
+from gemini_streams.testing import Failure, LocalGemini, Reply
+from pykka_supervisor.testing import Probe
+from streams.helpers import LAST, ONCE, last_of
+
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture
+def configured() -> Iterator[Lines]:
+    """An application's structlog, that keeps the lines."""
+    lines: Lines = []
+
+    def keep(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+        lines.append({"level": method, **event})
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep])
+    try:
+        yield lines
+    finally:
+        structlog.reset_defaults()
+
+
+def ends(lines: Lines) -> Lines:
+    return [line for line in lines if line["event"] == "stream_ended"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "events"),
+    [
+        (Reply("one two three"), "completed", 3),
+        (Failure(400), "error", 0),
+        (Reply("one two", end="cut", end_after=1, pace=0.01), "error", 1),
+        (Reply("one two", hold_after=1), "stopped", 1),
+    ],
+)
+def test_one_line_at_the_end(
+    gemini: LocalGemini,
+    manager: StartManager,
+    probe: Probe,
+    configured: Lines,
+    answer: Any,
+    status: str,
+    events: int,
+) -> None:
+    gemini.on("why", answer)
+    ref = manager(retry=ONCE, model="gemini-test")
+    stream_id = ref.start_stream("why", subscriber=probe.ref)
+    if status == "stopped":
+        probe.wait(1)
+        ref.stop_stream(stream_id)
+    last = last_of(probe)
+    ref.stop(timeout=5)
+    [line] = ends(configured)
+    assert line["level"] == "info"
+    assert line["stream_id"] == stream_id
+    assert line["model"] == "gemini-test"
+    assert line["attempt"] == 1
+    assert line["status"] == status
+    assert line["events"] == events
+    assert abs(line["duration"] - last.duration) < 0.01
+    assert (line.get("error") is not None) is (status == "error")
+    assert [other for other in configured if other["level"] not in ("info", "debug")] == []
+
+
+def test_the_attempt_is_the_last_one(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, configured: Lines
+) -> None:
+    gemini.on("why", Failure(503), Reply("one two three", end="cut", end_after=2, pace=0.01), Reply("fine"))
+    ref = manager(retry=RetryPolicy(initial_delay=0, jitter=0))
+    ref.start_stream("why", subscriber=probe.ref)
+    assert isinstance(last_of(probe), StreamComplete)
+    [line] = ends(configured)
+    assert (line["attempt"], line["status"], line["events"]) == (3, "completed", 3)
+    restarts = [line for line in configured if line["event"] == "stream_restarting"]
+    assert [line["attempt"] for line in restarts] == [2, 3]
+    for line in (*restarts, *ends(configured)):
+        assert {"stream_id", "model", "attempt"} <= line.keys()
+
+
+def test_one_line_for_each_of_many(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, configured: Lines
+) -> None:
+    ref = manager()
+    ids = [ref.start_stream("hello", subscriber=probe.ref) for _ in range(20)]
+    for _ in ids:
+        probe.expect(LAST)
+    assert sorted(line["stream_id"] for line in ends(configured)) == sorted(ids)
+
+
+def test_without_structlog_the_line_goes_to_logging(
+    gemini: LocalGemini,
+    manager: StartManager,
+    probe: Probe,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert not structlog.is_configured()
+    ref = manager(retry=ONCE)
+    with caplog.at_level(logging.INFO, "gemini_streams"):
+        stream_id = ref.start_stream("hello", subscriber=probe.ref)
+        last_of(probe)
+        ref.tell("nonsense")
+        ref.list_streams()
+    [line] = [record for record in caplog.records if record.getMessage().startswith("stream_ended")]
+    assert line.levelno == logging.INFO
+    assert line.name.startswith("gemini_streams")
+    for part in (stream_id, "model=", "attempt=1", "status='completed'", "events=", "duration="):
+        assert part in line.getMessage()
+    assert capfd.readouterr().out == ""
+
+
+PROGRAM = """
+    import logging, sys, threading
+    import pykka
+    from gemini_streams import ManagerActor, RetryPolicy, StreamComplete, StreamError, StreamEvent
+    from gemini_streams.testing import Failure, LocalGemini
+
+    class Silent(pykka.ThreadingActor):
+        def on_receive(self, message):
+            if not isinstance(message, StreamEvent):
+                done.release()
+
+    done = threading.Semaphore(0)
+    root = logging.getLogger()
+    with LocalGemini() as gemini:
+        gemini.on("bad", Failure(400))
+        manager = ManagerActor.start(endpoint=gemini.endpoint, retry=RetryPolicy(attempts=1))
+        subscriber = Silent.start()
+        for prompt in ("fine", "bad"):
+            manager.start_stream(prompt, subscriber=subscriber)
+            assert done.acquire(timeout=10)
+        manager.tell("nonsense")
+        manager.list_streams()
+        subscriber.stop()
+        manager.stop()
+    assert root.handlers == [] and root.level == logging.WARNING
+    assert not logging.getLogger("gemini_streams").handlers
+"""
+
+
+def test_an_application_that_configures_nothing_sees_warnings_alone_and_nothing_on_stdout() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+    [line] = run.stderr.splitlines()
+    assert line.startswith("request_refused")
