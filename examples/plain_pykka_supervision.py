@@ -44,7 +44,7 @@ class Printer(pykka.ThreadingActor):
 
     def print_one(self) -> None:
         """Ask for a number; the question waits while the feed is restarted."""
-        print("the feed says", self._feed.next().get(timeout=5))
+        print(f"the feed says {self._feed.next().get(timeout=5)}")
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
         raise SystemExit("both children run once start() has returned")
 
     def say(down: Down) -> None:
-        print("the feed ended:", getattr(down.reason, "cause", down.reason))
+        print(f"the feed ended: {getattr(down.reason, 'cause', down.reason)}")
         if down.restarting:
             monitor(feed, notify=say)
 

@@ -102,8 +102,8 @@ def _node(
     incarnation = cell.incarnation
     running_for = None
     if incarnation is not None and incarnation.reason is None and cell.reason is None:
-        if not incarnation.started:
-            shown = "starting"
+        # Its supervisor's own word for it comes a moment later.
+        shown = "running" if incarnation.started else "starting"
         since = incarnation.since
         if since > 0:
             running_for = max(0.0, cell.clock.monotonic() - since)
