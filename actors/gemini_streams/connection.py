@@ -531,7 +531,8 @@ class Exchange:
         if not self._connected:
             return ConnectionFailedError(
                 f"no connection to {where}: {text}",
-                retryable=type(cause) is not OSError or number is not None,  # a bundle that is not there stays so
+                retryable=type(cause) is not OSError
+                or number is not None,  # a bundle that is not there stays so
             )
         if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
             if isinstance(cause, http.client.IncompleteRead):
