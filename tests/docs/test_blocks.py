@@ -1,0 +1,90 @@
+"""The programs in the documents run as they stand, and print what the block behind them says.
+
+A block ```python is a program, or a test (then its functions `test_*` are called); a block ```text right behind it is
+its output. They run in a process of their own with a key and a base URL in the environment, which are the local
+Gemini's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gemini_streams.testing import LocalGemini, Reply
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "docs/tutorial.md", "docs/guarantees.md", "docs/errors.md", "docs/design.md")
+
+_BLOCK = re.compile(r"(?ms)^```python\n(?P<code>.*?)^```\n(?:\s*```text\n(?P<output>.*?)^```\n)?")
+_CALL_TESTS = """
+for _name, _test in list(globals().items()):
+    if _name.startswith("test_"):
+        _test()
+"""
+
+
+class Block(NamedTuple):
+    document: str
+    line: int
+    code: str
+    output: str | None
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks() -> list[Block]:
+    found = []
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        for match in _BLOCK.finditer(text):
+            line = text.count("\n", 0, match.start()) + 2
+            found.append(Block(document, line, match["code"], match["output"]))
+    return found
+
+
+@pytest.mark.parametrize("block", blocks(), ids=str)
+def test_a_program_of_the_documents(block: Block, gemini: LocalGemini, tmp_path: Path) -> None:
+    gemini.on("sky", Reply("Because air scatters short waves more than long ones."))
+    program = tmp_path / "program.py"
+    program.write_text(block.code + _CALL_TESTS)
+    env = os.environ | {"GEMINI_API_KEY": "local-key", "GOOGLE_GEMINI_BASE_URL": gemini.url}
+    env.pop("GOOGLE_API_KEY", None)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    if block.output is not None:
+        assert done.stdout == block.output
+    assert "Traceback" not in done.stderr
+
+
+def test_every_kind_of_document_has_programs() -> None:
+    documents = {block.document for block in blocks()}
+    assert documents >= {"README.md", "docs/tutorial.md", "docs/guarantees.md"}
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (ROOT / document).parent / path if path else ROOT / document
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)$", file.read_text())
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, target
