@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import pykka
@@ -40,6 +40,21 @@ _ASK_FOR_URN = ProxyGetAttr(attr_path=("actor_urn",))
 
 LastMessageOf = Callable[["Subscription"], LastMessage]
 """Makes a subscription's last message when it is put: what it counts is known only then."""
+
+
+class Acknowledged(Protocol):
+    """What a batch is acknowledged to."""
+
+    def acknowledge(self, upto: int, upto_bytes: int) -> None:
+        """Take note of what has been handled."""
+
+
+class _Nobody:
+    def acknowledge(self, upto: int, upto_bytes: int) -> None:
+        """Whoever has the rest of the batch will."""
+
+
+_NOBODY = _Nobody()
 
 
 class Owner(Protocol):
@@ -58,24 +73,38 @@ class Owner(Protocol):
 class EventBatch:
     """Events of one read for one subscriber: one message. Handled by `run`, in the subscriber's thread.
 
-    The iterator remembers how far it came: after a crash `run` goes on behind the event that caused it.
+    The iterator remembers how far it came: after a crash `run` goes on behind the event that caused it. `upto` and
+    `upto_bytes` are where the subscription stands when the batch has been handled (`Subscription.acknowledge`).
     """
 
-    __slots__ = ("count", "rest", "size", "subscription")
+    __slots__ = ("rest", "subscription", "upto", "upto_bytes")
     __actor_batch__: ClassVar[bool] = True
 
-    def __init__(self, subscription: Subscription, events: Sequence[StreamEvent], size: int) -> None:
-        self.subscription = subscription
+    def __init__(
+        self, subscription: Subscription, events: Iterable[StreamEvent], upto: int, upto_bytes: int
+    ) -> None:
+        self.subscription: Acknowledged = subscription
         self.rest: Iterator[StreamEvent] = iter(events)
-        self.count = len(events)
-        self.size = size
+        self.upto = upto
+        self.upto_bytes = upto_bytes
 
     def run(self, actor: Any) -> None:
         """Give each event to the actor's `on_stream_event`, then acknowledge them all."""
         handle = actor.on_stream_event
         for event in self.rest:
             handle(event)
-        self.subscription.acknowledge(self.count, self.size)
+        self.subscription.acknowledge(self.upto, self.upto_bytes)
+
+    def hand_over(self) -> EventBatch:
+        """Take the rest from the thread that runs it, from any thread: that one stops behind the event in hand.
+
+        Another incarnation of the actor goes on with what is returned.
+        """
+        rest = EventBatch.__new__(EventBatch)
+        rest.subscription, self.subscription = self.subscription, _NOBODY
+        rest.rest = iter(list(self.rest))  # one step for the interpreter: nobody takes an event in between
+        rest.upto, rest.upto_bytes = self.upto, self.upto_bytes
+        return rest
 
     def discard(self) -> None:
         """Nobody will handle the rest."""
@@ -96,6 +125,10 @@ class ControlBatch:
         if message is not None:
             actor.on_stream_message(message)
 
+    def hand_over(self) -> ControlBatch:
+        """Nothing is left of it once it runs."""
+        return self
+
     def discard(self) -> None:
         """Nobody will handle it."""
 
@@ -103,16 +136,16 @@ class ControlBatch:
 class _Credit:
     """Stands where Pykka puts the answer to an attribute request: an acknowledgement from a plain actor."""
 
-    __slots__ = ("count", "size", "subscription")
+    __slots__ = ("subscription", "upto", "upto_bytes")
 
-    def __init__(self, subscription: Subscription, count: int, size: int) -> None:
+    def __init__(self, subscription: Subscription, upto: int, upto_bytes: int) -> None:
         self.subscription = subscription
-        self.count = count
-        self.size = size
+        self.upto = upto
+        self.upto_bytes = upto_bytes
 
     def set(self, _value: object = None) -> None:
         """Called by Pykka in the subscriber's thread when everything before it has been handled."""
-        self.subscription.acknowledge(self.count, self.size)
+        self.subscription.acknowledge(self.upto, self.upto_bytes)
 
     def set_exception(self, _exc_info: object = None) -> None:
         """Called by Pykka when the subscriber has died; the session's monitor takes care of that."""
@@ -130,20 +163,23 @@ class Subscription:
         "_acked",
         "_acked_bytes",
         "_batched",
+        "_count",
+        "_counted",
         "_inbox",
         "_inbox_bytes",
         "_inbox_window",
         "_last",
-        "_mark_bytes",
-        "_mark_count",
+        "_marked",
+        "_marked_bytes",
         "_owner",
+        "_replay_bytes",
+        "_replay_count",
         "_sent",
         "_sent_bytes",
         "_waiting",
         "_waiting_bytes",
         "_waiting_count",
         "closed",
-        "count",
         "flow",
         "pausing",
         "ref",
@@ -165,24 +201,28 @@ class Subscription:
         half = flow.overflow == "drop_oldest"
         self._inbox_window = (flow.window + 1) // 2 if half else flow.window
         self._inbox_bytes = (flow.max_bytes + 1) // 2 if half else flow.max_bytes
+        # All that was ever sent, and how far of it has been acknowledged, or will be when the request for it comes
+        # back: positions and not differences, so that an acknowledgement that is given twice says nothing new.
         self._sent = 0
         self._sent_bytes = 0
         self._acked = 0  # written by the subscriber's thread alone
         self._acked_bytes = 0
-        self._mark_count = 0  # sent to a plain actor since the last request for an acknowledgement
-        self._mark_bytes = 0
+        self._marked = 0
+        self._marked_bytes = 0
         self._waiting: deque[_Waiting] | None = None
         self._waiting_count = 0
         self._waiting_bytes = 0
+        self._replay_count = 0  # of those that wait, the ones out of the history
+        self._replay_bytes = 0
         self._last: LastMessageOf | None = None
         self.replaying = False
-        """The buffer holds what came before this subscriber did."""
+        """It has not caught up yet with what came before it did."""
         self.starving = False
         """Somebody waits for this subscriber's credit."""
         self.stalled_since: float | None = None
         """When it began to hold the stream paused."""
-        self.count = 0
-        """Events of the present attempt put into the inbox."""
+        self._counted = 0  # the attempt of the latest event put into the inbox
+        self._count = 0  # and how many of that attempt were
         self.top = -1
         """The highest sequence number put into the inbox that still stands."""
         self.closed = False
@@ -193,10 +233,10 @@ class Subscription:
 
     # -- the subscriber's thread, without the lock -------------------------------------------------------------------
 
-    def acknowledge(self, count: int, size: int) -> None:
-        """Give credit back for events that have been handled."""
-        self._acked += count
-        self._acked_bytes += size
+    def acknowledge(self, upto: int, upto_bytes: int) -> None:
+        """Give credit back: everything up to this position has been handled."""
+        self._acked = upto
+        self._acked_bytes = upto_bytes
         if (
             self.starving
             and (self._sent - self._acked) * 2 <= self._inbox_window
@@ -205,6 +245,10 @@ class Subscription:
             self._owner.on_credit(self)
 
     # -- with the session's lock held --------------------------------------------------------------------------------
+
+    def count_of(self, attempt: int) -> int:
+        """How many events of an attempt were put into the inbox; the latest attempt that has begun, or a later one."""
+        return self._count if attempt == self._counted else 0
 
     def room(self) -> tuple[int, int, bool]:
         """How many events and bytes fit, and whether the first may be larger than that."""
@@ -217,10 +261,13 @@ class Subscription:
             not in_flight,
         )
 
+    def has_room(self, size: int) -> bool:
+        """Whether an event of so many bytes fits, or, for 0, whether any might."""
+        free, free_bytes, empty = self.room()
+        return free > 0 and (empty or free_bytes >= max(size, 1))
+
     def push(self, events: list[StreamEvent], payloads: list[bytes], size: int) -> bool:
         """Send new events, all of one read, `size` bytes together; `False` where this subscriber must be let go."""
-        if self._waiting:
-            self.flush()
         count = len(events)
         in_flight = self._sent - self._acked
         if (
@@ -233,37 +280,43 @@ class Subscription:
         ):
             self._put_events(events, size)
             return True
-        sizes = [len(payload) for payload in payloads]
-        if self.pausing:  # only what fits is taken for those who pause, but this one may have joined just now
-            self._buffer(events, sizes)
-            return True
-        return self._overflow(events, sizes)
+        return self._push_slowly(events, [len(payload) for payload in payloads])
 
-    def _overflow(self, events: list[StreamEvent], sizes: list[int]) -> bool:
+    def _push_slowly(self, events: list[StreamEvent], sizes: list[int]) -> bool:
         """Send what fits and treat the rest by the policy."""
-        fits = 0 if self._waiting else self._fitting(sizes)
+        self.flush()
+        fits = self._fitting(sizes) if self._only_a_gap_waits() else 0
         if fits:
+            self._tell_gap()
             self._put_events(events[:fits], sum(sizes[:fits]))
         rest = events[fits:]
         if not rest:
             return True
+        sizes = sizes[fits:]
         policy = self.flow.overflow
-        keeps = self.replaying and self._waiting_bytes < 2 * self.flow.max_bytes
+        # Those who pause have joined just now: only what fits all of them is taken off the socket. And nobody is
+        # called slow, or loses anything, for as long as a window of new events fits behind a replay.
+        keeps = policy == "pause" or (
+            self.replaying
+            and self._waiting_count - self._replay_count + len(rest) <= self.flow.window
+            and self._waiting_bytes - self._replay_bytes + sum(sizes) <= self.flow.max_bytes
+        )
         if policy == "disconnect" and not keeps:
             return False
         if policy == "drop_newest" and not keeps:
             self._gap(rest[0].attempt, rest[0].sequence, len(rest))
-            return True
-        self._buffer(rest, sizes[fits:])
-        if policy == "drop_oldest" and not keeps:
-            self._drop_oldest()
+        else:
+            self._buffer(rest, sizes)
+        self.flush()  # credit may have come since it was seen that they do not fit
+        if policy == "drop_oldest" and not keeps and self._drop_oldest():
+            self.flush()
         return True
 
-    def _drop_oldest(self) -> None:
-        """Make the buffer fit the window again."""
+    def _drop_oldest(self) -> bool:
+        """Make the buffer fit the window again; whether something had to go for that."""
         waiting = self._waiting
         if waiting is None:
-            return
+            return False
         in_flight = self._sent - self._acked
         limit = max(self.flow.window - in_flight, 0)
         limit_bytes = self.flow.max_bytes - (self._sent_bytes - self._acked_bytes)
@@ -282,14 +335,14 @@ class Subscription:
             attempt = item
             if not isinstance(item, int):
                 attempt = item.attempt if isinstance(item, StreamEvent) else item[0]
-                self._waiting_count -= 1
-                self._waiting_bytes -= size
+                self._taken(item, size)
             gap = (gap[0], gap[1] + count, 0, gap[3]) if gap else (sequence, count, 0, attempt)
         if gap:
             if waiting and isinstance(waiting[0][3], int):
                 gap = (gap[0], gap[1] + waiting.popleft()[1], 0, gap[3])
             stays.append(gap)
         waiting.extendleft(reversed(stays))
+        return bool(stays)
 
     def _gap(self, attempt: int, sequence: int, count: int) -> None:
         waiting = self._waiting
@@ -299,7 +352,6 @@ class Subscription:
             sequence, before, _size, _attempt = waiting.pop()
             count += before
         waiting.append((sequence, count, 0, attempt))
-        self.starve()
 
     def _buffer(self, events: list[StreamEvent], sizes: list[int]) -> None:
         if self._waiting is None:
@@ -309,15 +361,22 @@ class Subscription:
         )
         self._waiting_count += len(events)
         self._waiting_bytes += sum(sizes)
-        self.starve()
+
+    def _taken(self, item: Any, size: int) -> None:
+        """Take note that an event has left the buffer."""
+        self._waiting_count -= 1
+        self._waiting_bytes -= size
+        if not isinstance(item, StreamEvent):
+            self._replay_count -= 1
+            self._replay_bytes -= size
 
     def replay(self, history: Sequence[tuple[int, bytes]], attempt: int) -> None:
         """Send what came before this subscriber did, as it drains."""
         if not history:
             return
         self._waiting = deque((sequence, 1, len(p), (attempt, p)) for sequence, p in history)
-        self._waiting_count = len(history)
-        self._waiting_bytes = sum(len(p) for _, p in history)
+        self._waiting_count = self._replay_count = len(history)
+        self._waiting_bytes = self._replay_bytes = sum(len(p) for _, p in history)
         self.replaying = True
         self.flush()
 
@@ -325,26 +384,36 @@ class Subscription:
         """Tell that the stream starts again; what is void by it leaves the buffer."""
         waiting = self._waiting
         resume_at = message.resume_at
-        while waiting and waiting[-1][0] + waiting[-1][1] > resume_at:
-            sequence, count, size, item = waiting.pop()
+        told: list[_Waiting] = []
+        while waiting:
+            sequence, count, size, item = waiting[-1]
+            if not count:
+                told.append(waiting.pop())
+                continue
+            if sequence + count <= resume_at:
+                break
+            waiting.pop()
             if not isinstance(item, int):
-                self._waiting_count -= count
-                self._waiting_bytes -= size
+                self._taken(item, size)
             elif sequence < resume_at:
                 waiting.append((sequence, resume_at - sequence, 0, item))
                 break
-        if self._empty_but_for_a_gap():
+        if waiting is not None:
+            waiting.extend(reversed(told))
+        if self._only_a_gap_waits():
+            self._tell_gap()
             self._put_restart(message)
-        elif self._waiting is not None:
-            self._waiting.append((resume_at, 0, 0, message))
+        elif waiting is not None:
+            waiting.append((resume_at, 0, 0, message))
 
     def finish(self, last: LastMessageOf, *, at_once: bool = False) -> None:
         """Put the last message, behind what is buffered or instead of it."""
         if self.closed:
             return
         if at_once:
-            self._waiting = None
-        if self._empty_but_for_a_gap():
+            self._emptied()
+        if self._only_a_gap_waits():
+            self._tell_gap()
             self.closed = True
             self._put(last(self))
         else:
@@ -353,22 +422,44 @@ class Subscription:
     def close(self) -> None:
         """Put nothing more, not even a last message."""
         self.closed = True
-        self._waiting = None
         self._last = None
-        self.starving = False
+        self._emptied()
 
     def flush(self) -> None:
         """Send of the buffer what fits by now."""
-        waiting = self._waiting
-        if waiting is None and self._last is None:
+        if self._waiting is None and self._last is None:
             self.starving = False
             return
-        self.starve()  # before the counts are read: credit that comes from now on calls again
+        moved = True
+        while moved and self._waiting:
+            # Before the counts are read, so that credit that comes from now on calls again; and once more behind
+            # what was sent, or nothing might be acknowledged any more.
+            self.starve()
+            moved = self._send_waiting()
+        if self._waiting:
+            return
+        self._emptied()
+        if self._last is not None and not self.closed:
+            self.closed = True
+            self._put(self._last(self))
+
+    def _send_waiting(self) -> bool:
+        """Send what fits from the head of the buffer on; whether events were sent."""
+        waiting = self._waiting
+        sent = False
         while waiting:
-            sequence, count, _size, item = waiting[0]
+            sequence, count, size, item = waiting[0]
             if isinstance(item, int):
-                if len(waiting) == 1 and not self._fits(0, self._sent - self._acked):
-                    return
+                # A gap is told with what comes next. Or who does not read would be told of one gap after another.
+                if len(waiting) > 1:
+                    _, following, size, _ = waiting[1]
+                    told = not following or self._fits(
+                        size, self._sent - self._acked, self._sent_bytes - self._acked_bytes
+                    )
+                else:
+                    told = self._last is not None or self._drained()
+                if not told:
+                    break
                 waiting.popleft()
                 self._put_gap(item, sequence, count)
             elif not count:
@@ -377,18 +468,22 @@ class Subscription:
             else:
                 run, size = self._run(waiting)
                 if not run:
-                    return
+                    break
                 self._put_events(run, size)
-        self._emptied()
-        if self._last is not None and not self.closed:
-            self.closed = True
-            self._put(self._last(self))
+                sent = True
+        return sent
 
     def starve(self) -> None:
         """Ask for word of the next credit (`Owner.on_credit`)."""
         self.starving = True
-        if self._mark_count:
-            self._put_all([self._mark()])
+        if self._marked != self._sent and not self._batched:
+            self._put_all([self._mark(self._sent, self._sent_bytes)])
+
+    def _drained(self) -> bool:
+        """Whether half of the window is free: where `acknowledge` calls."""
+        return (self._sent - self._acked) * 2 <= self._inbox_window and (
+            self._sent_bytes - self._acked_bytes
+        ) * 2 <= self._inbox_bytes
 
     def _run(self, waiting: deque[_Waiting]) -> tuple[list[StreamEvent], int]:
         """Take the events at the head of the buffer that fit."""
@@ -401,8 +496,7 @@ class Subscription:
             if isinstance(item, int) or not count or not self._fits(size, in_flight, in_flight_bytes):
                 break
             waiting.popleft()
-            self._waiting_count -= 1
-            self._waiting_bytes -= size
+            self._taken(item, size)
             in_flight += 1
             in_flight_bytes += size
             run_size += size
@@ -427,20 +521,23 @@ class Subscription:
             in_flight_bytes += size
         return len(sizes)
 
-    def _empty_but_for_a_gap(self) -> bool:
-        """Whether the buffer is empty, once a gap that stands in it alone has been told."""
+    def _only_a_gap_waits(self) -> bool:
+        """Whether the buffer is empty, or holds a gap alone."""
         waiting = self._waiting
-        if waiting and len(waiting) == 1 and isinstance(waiting[0][3], int):
+        return not waiting or (len(waiting) == 1 and isinstance(waiting[0][3], int))
+
+    def _tell_gap(self) -> None:
+        """Tell the gap that waits alone, if there is one: the buffer is empty."""
+        waiting = self._waiting
+        if waiting:
             sequence, count, _size, attempt = waiting.popleft()
             self._put_gap(attempt, sequence, count)
-        if waiting:
-            return False
         self._emptied()
-        return True
 
     def _emptied(self) -> None:
         self._waiting = None
         self._waiting_count = self._waiting_bytes = 0
+        self._replay_count = self._replay_bytes = 0
         self.replaying = self.starving = False
 
     # -- into the inbox ----------------------------------------------------------------------------------------------
@@ -449,11 +546,14 @@ class Subscription:
         count = len(events)
         self._sent += count
         self._sent_bytes += size
-        self.count += count
-        self.top = events[-1].sequence
+        last = events[-1]
+        if last.attempt != self._counted:
+            self._counted, self._count = last.attempt, 0
+        self._count += count
+        self.top = last.sequence
         if self._batched:
             try:
-                self._inbox.put(Envelope(EventBatch(self, events, size)))
+                self._inbox.put(Envelope(EventBatch(self, events, self._sent, self._sent_bytes)))
             except pykka.ActorDeadError:
                 self.close()
             return
@@ -462,27 +562,27 @@ class Subscription:
     def _put_one_by_one(self, events: list[StreamEvent], count: int, size: int) -> None:
         """Put messages for a plain actor, and requests for acknowledgement among them."""
         half = max(self._inbox_window // 2, 1)
+        if (
+            self._sent - self._marked < half
+            and (self._sent_bytes - self._marked_bytes) * 2 < self._inbox_bytes
+        ):
+            self._put_all([Envelope(event) for event in events])
+            return
         envelopes: list[Envelope[Any]] = []
-        if self._mark_count + count < half and (self._mark_bytes + size) * 2 < self._inbox_bytes:
-            envelopes = [Envelope(event) for event in events]
-            self._mark_count += count
-            self._mark_bytes += size
-        else:
-            each = size // count
-            for event in events:
-                envelopes.append(Envelope(event))
-                self._mark_count += 1
-                self._mark_bytes += each
-                if self._mark_count >= half or self._mark_bytes * 2 >= self._inbox_bytes:
-                    envelopes.append(self._mark())
-            rest = size - each * count
-            self._mark_bytes += rest
+        at, at_bytes = self._sent - count, self._sent_bytes - size
+        each = size // count
+        for event in events:
+            at += 1
+            at_bytes = at_bytes + each if at != self._sent else self._sent_bytes
+            envelopes.append(Envelope(event))
+            if at - self._marked >= half or (at_bytes - self._marked_bytes) * 2 >= self._inbox_bytes:
+                envelopes.append(self._mark(at, at_bytes))
         self._put_all(envelopes)
 
-    def _mark(self) -> Envelope[Any]:
-        credit: Any = _Credit(self, self._mark_count, self._mark_bytes)
-        self._mark_count = 0
-        self._mark_bytes = 0
+    def _mark(self, upto: int, upto_bytes: int) -> Envelope[Any]:
+        self._marked = upto
+        self._marked_bytes = upto_bytes
+        credit: Any = _Credit(self, upto, upto_bytes)
         return Envelope(_ASK_FOR_URN, reply_to=credit)
 
     def _put_all(self, envelopes: list[Envelope[Any]]) -> None:
@@ -494,6 +594,12 @@ class Subscription:
                 # All at once, and never blocking: nobody may hold a stream up by a bounded queue.
                 with inbox.mutex:
                     inbox.queue.extend(envelopes)
+                    inbox.unfinished_tasks += len(envelopes)
+                    inbox.not_empty.notify()
+            elif isinstance(inbox, queue.Queue):
+                with inbox.mutex:
+                    for envelope in envelopes:
+                        inbox._put(envelope)  # noqa: SLF001 - the hook for queues of another order
                     inbox.unfinished_tasks += len(envelopes)
                     inbox.not_empty.notify()
             else:
@@ -517,7 +623,6 @@ class Subscription:
     def _put_restart(self, message: StreamRestarting) -> None:
         void = self.top >= message.resume_at
         self.top = min(self.top, message.resume_at - 1)
-        self.count = 0
         self._put(
             StreamRestarting(
                 message.stream_id,

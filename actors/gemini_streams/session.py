@@ -142,6 +142,7 @@ class Session:
         "_holding",
         "_keep_until",
         "_last",
+        "_next_size",
         "_parked",
         "_pausing",
         "_restart_error",
@@ -224,6 +225,7 @@ class Session:
         self._pausing: tuple[Subscription, ...] = ()
         self._parked: threading.Lock | None = None
         self._holding = 0  # subscriptions for whose credit the stream's thread waits
+        self._next_size = 0  # bytes of the event it waits with
         self._history: deque[tuple[int, bytes]] | None = deque() if settings.history else None
         self._history_bytes = 0
         self._keep_until: float | None = None
@@ -270,13 +272,18 @@ class Session:
             restarting, history = self._missed(after)
             if self.ended and after is None:
                 raise StreamEndedError(f"the stream {self.stream_id} has ended ({self.status})")
+            if isinstance(after, tuple):
+                subscription.top = after[1]  # it has seen that much, elsewhere
             if restarting is not None:
-                subscription.top = restarting.resume_at  # it has seen what is void now
                 subscription.restart(restarting)
             subscription.replay(history, self.attempt)
             if self.ended:
                 if self._last is not None:
                     subscription.finish(self._last)
+                if self._told is not None:
+                    self._told.add(ref.actor_urn)
+                if not subscription.closed:
+                    self._subscriptions = (*(s for s in self._subscriptions if not s.closed), subscription)
                 return subscription
             self._join(subscription)
             return subscription
@@ -292,10 +299,10 @@ class Session:
     def unsubscribe(self, urn: str, *, gone: bool = False) -> bool:
         """Let a subscriber go without a last message; the last one's leaving ends the stream unless it is kept.
 
-        `gone`: it has died. Also called by whichever thread notices that.
+        After the stream's end: one for whom something is still buffered gets nothing more of it. `gone`: it has died. Also called by whichever thread notices that.
         """
         with self.lock:
-            subscription = next((s for s in self._subscriptions if s.urn == urn), None)
+            subscription = next((s for s in self._subscriptions if s.urn == urn and not s.closed), None)
             if subscription is None:
                 return False
             subscription.close()
@@ -314,7 +321,13 @@ class Session:
         return self._finish(
             "error",
             lambda s: StreamError(
-                self.stream_id, error, s.count, self.usage(), self.attempts, self.duration, self.tag
+                self.stream_id,
+                error,
+                s.count_of(self.attempts),
+                self.usage(),
+                self.attempts,
+                self.duration,
+                self.tag,
             ),
             error=error,
             attempt=attempt,
@@ -332,7 +345,7 @@ class Session:
                 status=self.status,
                 error=self.error,
                 started_at=self.started_at,
-                subscribers=tuple(s.ref for s in self._subscriptions),
+                subscribers=tuple(s.ref for s in self._subscriptions if not (self.ended and s.closed)),
                 events_count=self.events_count,
                 last_event_at=None if heard is None else self.started_at + heard - self.started_mono,
                 config=self.settings.config,
@@ -348,13 +361,13 @@ class Session:
         return asked == self._body or _decoder.decode(asked) == _decoder.decode(self._body)
 
     def has_subscriber(self, urn: str) -> bool:
-        """Whether this actor is one."""
-        return any(s.urn == urn for s in self._subscriptions)
+        """Whether this actor is one: after the stream's end, whether something is still buffered for it."""
+        return any(s.urn == urn and not (self.ended and s.closed) for s in self._subscriptions)
 
     @property
     def subscribers(self) -> int:
         """How many there are."""
-        return len(self._subscriptions)
+        return len(self._subscriptions) if not self.ended else sum(not s.closed for s in self._subscriptions)
 
     @property
     def duration(self) -> float:
@@ -453,12 +466,12 @@ class Session:
                     elif subscription.stalled_since is None:
                         subscription.stalled_since = now
                 self._holding = len(full)
+                self._next_size = size
                 parked = self._parked = threading.Lock()
                 parked.acquire()
                 self._arm()
             parked.acquire()
             with self.lock:
-                attempt.heard_at = self.clock.monotonic()  # the server was not listened to
                 self._arm()
 
     def deliver(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> None:
@@ -507,7 +520,7 @@ class Session:
             "completed",
             lambda s: StreamComplete(
                 self.stream_id,
-                s.count,
+                s.count_of(self.attempts),
                 meaning.finish_reason,
                 meaning.block_reason,
                 usage,
@@ -592,15 +605,24 @@ class Session:
         """Let a subscription that has drained take more."""
         with self.lock:
             subscription.flush()
-            if subscription.stalled_since is not None:
-                subscription.stalled_since = None
-                self._holding -= 1
-                if self._holding <= 0:
-                    self._wake()
+            if subscription.stalled_since is None:
+                return
+            if not subscription.has_room(self._next_size):
+                subscription.starve()  # for the next credit, not this one
+                if not subscription.has_room(self._next_size):
+                    return  # and it goes on being the one who holds the stream
+            subscription.stalled_since = None
+            self._holding -= 1
+            if self._holding <= 0:
+                self._wake()
 
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
-        return StreamEvent(self.stream_id, attempt, sequence, _decoder.decode(payload), self.tag)
+        try:
+            data = _decoder.decode(payload)
+        except ValueError:  # not quite UTF-8, as the stream's actor reads it too
+            data = _decoder.decode(payload.decode("utf-8", "replace"))
+        return StreamEvent(self.stream_id, attempt, sequence, data, self.tag)
 
     # -- with the lock held ------------------------------------------------------------------------------------------
 
@@ -615,7 +637,7 @@ class Session:
         room: int | None = None
         for subscription in self._pausing:
             free, free_bytes, empty = subscription.room()
-            if free <= 0 or (not empty and free_bytes < max(size, 1)):
+            if free <= 0 or (not empty and free_bytes < max(size, 1)):  # as `has_room`
                 full.append(subscription)
             if count is None or free < count:
                 count = free
@@ -645,7 +667,13 @@ class Session:
 
     def _stopped(self, reason: Literal["requested", "shutdown"]) -> LastMessageOf:
         return lambda s: StreamStopped(
-            self.stream_id, reason, s.count, self.usage(), self.attempts, self.duration, self.tag
+            self.stream_id,
+            reason,
+            s.count_of(self.attempts),
+            self.usage(),
+            self.attempts,
+            self.duration,
+            self.tag,
         )
 
     def _let_go(self, subscription: Subscription) -> Attempt | None:
@@ -659,7 +687,13 @@ class Session:
         error = SlowSubscriberError(f"this subscriber {late} and was let go; the stream goes on without it")
         subscription.finish(
             lambda s: StreamError(
-                self.stream_id, error, s.count, self.usage(), self.attempts, self.duration, self.tag
+                self.stream_id,
+                error,
+                s.count_of(self.attempts),
+                self.usage(),
+                self.attempts,
+                self.duration,
+                self.tag,
             ),
             at_once=True,
         )
@@ -784,6 +818,7 @@ class Session:
         for subscription in subscriptions:
             self._table.unwatch(subscription.ref, self)
             subscription.finish(last, at_once=at_once)
+        self._subscriptions = tuple(s for s in subscriptions if not s.closed)  # for whom something is buffered
         _log.info(
             "stream_ended",
             stream_id=self.stream_id,
@@ -800,6 +835,8 @@ class Session:
         """Let the stream's thread go on where it waits for room."""
         parked, self._parked = self._parked, None
         if parked is not None:
+            if self.current is not None:  # the server was not listened to; the timer may ring before the thread runs
+                self.current.heard_at = self.clock.monotonic()
             parked.release()
 
     # -- the clock's thread ------------------------------------------------------------------------------------------
