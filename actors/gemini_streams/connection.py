@@ -349,12 +349,16 @@ class Exchange:
         raise failure
 
     def read_all(self, limit: int) -> bytes:
-        """Return the body, or its first `limit` bytes; a broken end is an end."""
+        """Return the body, or its first `limit` bytes; a broken end is an end.
+
+        Read to its clean end, the connection goes back to the pool.
+        """
         body = b""
         with contextlib.suppress(GeminiStreamsError):
             while len(body) < limit:
                 data = self.read()
                 if not data:
+                    self.finish()
                     break
                 body += data
         return body[:limit]
