@@ -52,7 +52,7 @@ __all__ = ["Connections", "Exchange", "Interrupted"]
 _SMALLEST_READ = 2048
 _LARGEST_READ = 262144
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER's value for a close that resets: an orderly one would wait behind what is stuck in an upload."""
+"""SO_LINGER's value for a close that resets: an orderly one would wait behind what the server has not read yet."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
@@ -407,8 +407,7 @@ class Exchange:
             for sock in (self._sock, self._handshake):
                 if sock is not None:
                     with contextlib.suppress(OSError):
-                        if self.response is None:
-                            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                         # Past SSLSocket.shutdown, which would take the TLS state from under a blocked read.
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
