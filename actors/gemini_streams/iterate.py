@@ -158,7 +158,7 @@ class Reading:
             self.answer.add(event)
             return event
         self._batch = None
-        batch.subscription.acknowledge(batch.count, batch.size)
+        batch.subscription.acknowledge(batch.upto, batch.upto_bytes)
         return None
 
     def _take(self, message: Any) -> Item | None:

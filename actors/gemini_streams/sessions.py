@@ -247,7 +247,7 @@ class Sessions:
             watched.sessions.add(session)
         if known is None:
             self._monitor(ref, watched)
-        if not session.has_subscriber(ref.actor_urn):  # it has left meanwhile, or the stream has ended
+        if session.ended or not session.has_subscriber(ref.actor_urn):  # it has left meanwhile, or the stream has ended
             self.unwatch(ref, session)
 
     def unwatch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
