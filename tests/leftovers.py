@@ -25,7 +25,7 @@ class Before:
 
     def __init__(self) -> None:
         self.threads = set(threading.enumerate())
-        self.descriptors = _descriptors()
+        self.descriptors = descriptors()
         self.actors = {ref.actor_urn for ref in pykka.ActorRegistry.get_all()}
         self.logging = _logging_state()
 
@@ -36,7 +36,7 @@ class Before:
             for thread in set(threading.enumerate()) - self.threads
             if thread.name not in SHARED_THREADS
         ]
-        now = _descriptors()
+        now = descriptors()
         found += [f"descriptor {key[0]}: {now[key]}" for key in now.keys() - self.descriptors.keys()]
         found += [f"actor {ref}" for ref in pykka.ActorRegistry.get_all() if ref.actor_urn not in self.actors]
         return sorted(found)
@@ -61,7 +61,7 @@ class Before:
         assert not changed, f"the application's logging was changed: {changed}"
 
 
-def _descriptors() -> dict[tuple[int, int, int], str]:
+def descriptors() -> dict[tuple[int, int, int], str]:
     """Find the open descriptors, by number and inode."""
     found = {}
     for entry in Path("/dev/fd").iterdir():
