@@ -122,8 +122,9 @@ def reach(
     prompt = f"{phase} {next(_numbers)}."
     server.on(prompt, ANSWERS[phase])
     contents = prompt + "x" * (8_000_000 if phase == "upload" else 0)
+    before = len(server.requests)
     stream_id = manager.start_stream(contents, subscriber=probe.ref, endpoint=server.endpoint)
-    record = server.wait_request(where=None if phase == "upload" else prompt, n=_nth(server, phase, prompt))
+    record = server.wait_request(before + 1)
     if phase in HAS_GATE:
         server.gate(prompt).reached()
     if phase in HAS_EVENT:
@@ -131,11 +132,6 @@ def reach(
     if phase == "error body":
         eventually(lambda: record.bytes_sent > 0)
     return stream_id, record.wait_closed, lambda: server.gate(prompt).open()
-
-
-def _nth(server: LocalGemini, phase: str, prompt: str) -> int:
-    """A stalled request has no text to be found by: it is the next one."""
-    return len(server.requests) + 1 if phase == "upload" else 1
 
 
 def actor_of(manager: ManagerRef, stream_id: str) -> Any:
