@@ -176,6 +176,7 @@ class Subscription:
         "_replay_count",
         "_sent",
         "_sent_bytes",
+        "_told_at",
         "_waiting",
         "_waiting_bytes",
         "_waiting_count",
@@ -209,6 +210,7 @@ class Subscription:
         self._acked_bytes = 0
         self._marked = 0
         self._marked_bytes = 0
+        self._told_at = 0  # what had been acknowledged when a gap was last told
         self._waiting: deque[_Waiting] | None = None
         self._waiting_count = 0
         self._waiting_bytes = 0
@@ -278,7 +280,7 @@ class Subscription:
                 or (count == 1 and not in_flight)
             )
         ):
-            self._put_events(events, size)
+            self._put_events(events, size, payloads)
             return True
         return self._push_slowly(events, [len(payload) for payload in payloads])
 
@@ -288,7 +290,7 @@ class Subscription:
         fits = self._fitting(sizes) if self._only_a_gap_waits() else 0
         if fits:
             self._tell_gap()
-            self._put_events(events[:fits], sum(sizes[:fits]))
+            self._put_events(events[:fits], sum(sizes[:fits]), (), sizes[:fits])
         rest = events[fits:]
         if not rest:
             return True
@@ -457,7 +459,7 @@ class Subscription:
                         size, self._sent - self._acked, self._sent_bytes - self._acked_bytes
                     )
                 else:
-                    told = self._last is not None or self._drained()
+                    told = self._last is not None or self._drained_further()
                 if not told:
                     break
                 waiting.popleft()
@@ -466,10 +468,10 @@ class Subscription:
                 waiting.popleft()
                 self._put_restart(item)
             else:
-                run, size = self._run(waiting)
+                run, sizes = self._run(waiting)
                 if not run:
                     break
-                self._put_events(run, size)
+                self._put_events(run, sum(sizes), (), sizes)
                 sent = True
         return sent
 
@@ -479,16 +481,18 @@ class Subscription:
         if self._marked != self._sent and not self._batched:
             self._put_all([self._mark(self._sent, self._sent_bytes)])
 
-    def _drained(self) -> bool:
-        """Whether half of the window is free: where `acknowledge` calls."""
-        return (self._sent - self._acked) * 2 <= self._inbox_window and (
-            self._sent_bytes - self._acked_bytes
-        ) * 2 <= self._inbox_bytes
+    def _drained_further(self) -> bool:
+        """Whether half of the window is free, where `acknowledge` calls, and more is than when a gap was last told."""
+        return self._acked == self._sent or (
+            self._acked != self._told_at
+            and (self._sent - self._acked) * 2 <= self._inbox_window
+            and (self._sent_bytes - self._acked_bytes) * 2 <= self._inbox_bytes
+        )
 
-    def _run(self, waiting: deque[_Waiting]) -> tuple[list[StreamEvent], int]:
-        """Take the events at the head of the buffer that fit."""
+    def _run(self, waiting: deque[_Waiting]) -> tuple[list[StreamEvent], list[int]]:
+        """Take the events at the head of the buffer that fit, and their sizes."""
         run: list[StreamEvent] = []
-        run_size = 0
+        sizes: list[int] = []
         in_flight = self._sent - self._acked
         in_flight_bytes = self._sent_bytes - self._acked_bytes
         while waiting:
@@ -499,11 +503,11 @@ class Subscription:
             self._taken(item, size)
             in_flight += 1
             in_flight_bytes += size
-            run_size += size
+            sizes.append(size)
             run.append(
                 item if isinstance(item, StreamEvent) else self._owner.event(item[0], sequence, item[1])
             )
-        return run, run_size
+        return run, sizes
 
     def _fits(self, size: int, in_flight: int, in_flight_bytes: int = 0) -> bool:
         """Whether one more event fits the inbox; one alone always does."""
@@ -542,7 +546,13 @@ class Subscription:
 
     # -- into the inbox ----------------------------------------------------------------------------------------------
 
-    def _put_events(self, events: list[StreamEvent], size: int) -> None:
+    def _put_events(
+        self,
+        events: list[StreamEvent],
+        size: int,
+        payloads: Sequence[bytes],
+        sizes: Iterable[int] | None = None,
+    ) -> None:
         count = len(events)
         self._sent += count
         self._sent_bytes += size
@@ -557,9 +567,9 @@ class Subscription:
             except pykka.ActorDeadError:
                 self.close()
             return
-        self._put_one_by_one(events, count, size)
+        self._put_one_by_one(events, count, size, map(len, payloads) if sizes is None else sizes)
 
-    def _put_one_by_one(self, events: list[StreamEvent], count: int, size: int) -> None:
+    def _put_one_by_one(self, events: list[StreamEvent], count: int, size: int, sizes: Iterable[int]) -> None:
         """Put messages for a plain actor, and requests for acknowledgement among them."""
         half = max(self._inbox_window // 2, 1)
         if (
@@ -570,10 +580,9 @@ class Subscription:
             return
         envelopes: list[Envelope[Any]] = []
         at, at_bytes = self._sent - count, self._sent_bytes - size
-        each = size // count
-        for event in events:
+        for event, each in zip(events, sizes, strict=True):
             at += 1
-            at_bytes = at_bytes + each if at != self._sent else self._sent_bytes
+            at_bytes += each
             envelopes.append(Envelope(event))
             if at - self._marked >= half or (at_bytes - self._marked_bytes) * 2 >= self._inbox_bytes:
                 envelopes.append(self._mark(at, at_bytes))
@@ -618,6 +627,7 @@ class Subscription:
             self._put_all([Envelope(message)])
 
     def _put_gap(self, attempt: int, sequence: int, count: int) -> None:
+        self._told_at = self._acked
         self._put(EventsDropped(self._owner.stream_id, attempt, sequence, count, self._owner.tag))
 
     def _put_restart(self, message: StreamRestarting) -> None:

@@ -274,9 +274,12 @@ class Session:
                 raise StreamEndedError(f"the stream {self.stream_id} has ended ({self.status})")
             if isinstance(after, tuple):
                 subscription.top = after[1]  # it has seen that much, elsewhere
+            begun = self.attempts
             if restarting is not None:
-                subscription.restart(restarting)
-            subscription.replay(history, self.attempt)
+                subscription.restart(self._restarting(begun if history else self.attempt, restarting))
+            subscription.replay(history, begun)
+            if history and begun < self.attempt:  # it has come between two attempts
+                subscription.restart(self._restarting(self.attempt, self.next_sequence))
             if self.ended:
                 if self._last is not None:
                     subscription.finish(self._last)
@@ -700,8 +703,8 @@ class Session:
         _log.warning("subscriber_let_go", stream_id=self.stream_id, subscriber=subscription.urn, why=late)
         return self._leave(subscription)
 
-    def _missed(self, after: After) -> tuple[StreamRestarting | None, list[tuple[int, bytes]]]:
-        """Return what a new subscriber is to be given first: a restart that it missed, and events of the history."""
+    def _missed(self, after: After) -> tuple[int | None, list[tuple[int, bytes]]]:
+        """Return what a new subscriber has missed: where it was restarted, and events of the history."""
         if after is None:
             return None, []
         restarting = None
@@ -717,15 +720,7 @@ class Session:
             start = sequence + 1
             void = [resume_at for number, resume_at in self._restarts or () if number > attempt]
             if void and min(void) < start:
-                start = min(void)
-                restarting = StreamRestarting(
-                    self.stream_id,
-                    self.attempt,
-                    start,
-                    0.0,
-                    self._restart_error or StreamCrashedError("the stream was restarted meanwhile"),
-                    self.tag,
-                )
+                start = restarting = min(void)
         if start >= self.next_sequence:
             return restarting, []
         history = self._history
@@ -735,6 +730,11 @@ class Session:
                 " history (option `history`)"
             )
         return restarting, [entry for entry in history if entry[0] >= start]
+
+    def _restarting(self, attempt: int, resume_at: int) -> StreamRestarting:
+        """Tell somebody who was not there of a restart."""
+        error = self._restart_error or StreamCrashedError("the stream was restarted meanwhile")
+        return StreamRestarting(self.stream_id, attempt, resume_at, 0.0, error, self.tag)
 
     def _remember(self, first: int, payloads: list[bytes]) -> None:
         history = self._history
