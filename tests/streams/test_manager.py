@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from gemini_streams import (
 )
 from gemini_streams.testing import Failure, LocalGemini, Reply, StallUpload
 from pykka_supervisor.testing import Probe, TestClock
-from streams.helpers import ONCE, BatchProbe, error_of, events_of, eventually, last_of, text_of
+from streams.helpers import LAST, ONCE, BatchProbe, error_of, events_of, eventually, last_of, text_of
 
 Probes = Callable[[], Probe]
 
@@ -445,6 +446,59 @@ def test_a_slot_is_free_before_the_last_message(gemini: LocalGemini, manager: St
         chain.stop()
     stats = ref.get_stats()
     assert (stats.started, stats.completed, stats.failed) == (60, 15, 45)
+
+
+class Eager(queue.Queue[Any]):
+    """An inbox that starts the next stream at the very moment at which a last message is put into it."""
+
+    start: Callable[[], Any] | None = None
+    outcome: Any = None
+
+    def _put(self, item: Any) -> None:
+        start = self.start
+        if start is not None and isinstance(item.message, LAST):
+            self.start = None
+            try:
+                self.outcome = start()
+            except BaseException as error:
+                self.outcome = error
+        super()._put(item)
+
+
+class EagerActor(pykka.ThreadingActor):
+    use_daemon_thread = True
+
+    @staticmethod
+    def _create_actor_inbox() -> Any:
+        return Eager()
+
+    def on_receive(self, message: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("way", ["completed", "error", "stopped"])
+def test_the_slot_is_free_when_the_last_message_is_put(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, way: str
+) -> None:
+    gemini.on("why", Failure(400) if way == "error" else Reply("one two", hold_after=1))
+    ref = manager(max_streams=1, retry=ONCE)
+    eager = EagerActor.start()
+    inbox = cast("Eager", eager.actor_inbox)
+    inbox.start = lambda: ref.start_stream("next", subscriber=probe.ref, timeout=3)
+    stream_id = ref.start_stream("why", subscriber=eager)
+    if way == "stopped":
+        kill_from_outside = ref.get_stream_info(stream_id).stream_ref or eventually(
+            lambda: ref.get_stream_info(stream_id).stream_ref
+        )
+        kill_from_outside.stop()  # not by the manager, which would wait for itself here
+    else:
+        gemini.gate("why").open()
+    try:
+        eventually(lambda: inbox.outcome)
+    finally:
+        eager.stop()
+    assert isinstance(inbox.outcome, str), inbox.outcome
+    assert isinstance(last_of(probe, inbox.outcome), StreamComplete)
 
 
 @pytest.mark.parametrize("way", ["completed", "error", "stopped", "unsubscribed", "subscriber died"])

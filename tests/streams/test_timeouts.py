@@ -231,3 +231,17 @@ def test_a_late_timer_ends_no_stream_that_is_complete(
         assert isinstance(probe.expect(LAST), StreamComplete)
     assert kinds <= {StreamComplete, IdleTimeoutError}
     assert issubclass(IdleTimeoutError, GeminiStreamsError)
+
+
+def test_a_tree_that_has_ended_leaves_no_timer(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, clock: TestClock
+) -> None:
+    gemini.on("why", Reply("one two", hold_after=1))
+    ref = manager(clock=clock, deadline=500, linger=300)
+    ref.start_stream("hello", subscriber=probe.ref)
+    probe.expect(LAST)
+    ref.start_stream("why", subscriber=probe.ref)
+    gemini.gate("why").reached()
+    assert clock.pending() >= 2
+    ref.stop(timeout=5)
+    eventually(lambda: clock.pending() == 0)
