@@ -351,7 +351,7 @@ class Cell:
         incarnation.fail_replies()
         if incarnation.batch is not None:
             with contextlib.suppress(pykka.ActorDeadError):
-                self.mailbox.unget(Envelope(incarnation.batch))
+                self.mailbox.unget(Envelope(_rest_of(incarnation.batch)))
         for linked in incarnation.links or ():
             linked.cut()
         actor = incarnation.actor
@@ -553,6 +553,9 @@ class Incarnation(Receiver):
         if self.order is None or is_abnormal(reason):
             self.order = reason
         self.retire()
+        batch = self.batch
+        if batch is not None:
+            self.batch = _rest_of(batch)
         self.interrupt()
 
     def interrupt(self) -> None:
@@ -762,6 +765,15 @@ class Incarnation(Receiver):
         _, pending = self._take_pending()
         if pending is not None:
             answer(pending, response)
+
+
+def _rest_of(batch: Any) -> Any:
+    """Take from a thread what it has not begun of a batch, so that it stops behind the item in hand.
+
+    A batch that has no `hand_over` looks at the actor's `retired` itself.
+    """
+    hand_over = getattr(batch, "hand_over", None)
+    return batch if hand_over is None else hand_over()
 
 
 def answer(reply_to: pykka.Future[Any], value: Any) -> None:
