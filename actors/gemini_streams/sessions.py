@@ -94,7 +94,7 @@ class Sessions:
         self._started = self._completed = self._failed = self._stopped = self._restarts = 0
         self._past_events = 0
         self._draining = False
-        self._on_drained: Callable[[], None] | None = None
+        self._on_drained: list[Callable[[], None]] = []
 
     # -- names and slots ---------------------------------------------------------------------------------------------
 
@@ -166,13 +166,15 @@ class Sessions:
                     self._stopped += 1
             self._waiting.pop(session.stream_id, None)
             following = self._pass_on(session)
-            drained = self._on_drained if not self._running and not self._waiting else None
+            drained: list[Callable[[], None]] = []
+            if self._draining and not self._running and not self._waiting:
+                drained, self._on_drained = self._on_drained, drained
         if idle and session.ref is not None:
             self._tell(CancelSession(session))
         if following is not None:
             self._tell(StartSession(following))
-        if drained is not None:
-            drained()
+        for on_drained in drained:
+            on_drained()
         if self._linger:
             with self._lock:
                 self._lingering[session.stream_id] = self._clock.call_later(
@@ -230,7 +232,8 @@ class Sessions:
         """Admit nothing more; `on_drained` is called, from any thread, when no stream runs."""
         with self._lock:
             self._draining = True
-            self._on_drained = on_drained
+            if self._running or self._waiting:
+                self._on_drained.append(on_drained)
             done = not self._running and not self._waiting
         if done:
             on_drained()
@@ -247,7 +250,7 @@ class Sessions:
             watched.sessions.add(session)
         if known is None:
             self._monitor(ref, watched)
-        if session.ended or not session.has_subscriber(ref.actor_urn):  # it has left meanwhile, or the stream has ended
+        if session.ended or not session.has_subscriber(ref.actor_urn):  # it has left meanwhile
             self.unwatch(ref, session)
 
     def unwatch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
