@@ -143,11 +143,11 @@ class _Credit:
         self.upto = upto
         self.upto_bytes = upto_bytes
 
-    def set(self, _value: object = None) -> None:
+    def set(self, value: object = None) -> None:  # noqa: ARG002 - Pykka's names: it gives them by keyword
         """Called by Pykka in the subscriber's thread when everything before it has been handled."""
         self.subscription.acknowledge(self.upto, self.upto_bytes)
 
-    def set_exception(self, _exc_info: object = None) -> None:
+    def set_exception(self, exc_info: object = None) -> None:
         """Called by Pykka when the subscriber has died; the session's monitor takes care of that."""
 
 

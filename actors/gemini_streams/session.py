@@ -302,7 +302,8 @@ class Session:
     def unsubscribe(self, urn: str, *, gone: bool = False) -> bool:
         """Let a subscriber go without a last message; the last one's leaving ends the stream unless it is kept.
 
-        After the stream's end: one for whom something is still buffered gets nothing more of it. `gone`: it has died. Also called by whichever thread notices that.
+        After the stream's end: one for whom something is still buffered gets nothing more of it. `gone`: it has died.
+        Also called by whichever thread notices that.
         """
         with self.lock:
             subscription = next((s for s in self._subscriptions if s.urn == urn and not s.closed), None)
@@ -818,7 +819,9 @@ class Session:
         for subscription in subscriptions:
             self._table.unwatch(subscription.ref, self)
             subscription.finish(last, at_once=at_once)
-        self._subscriptions = tuple(s for s in subscriptions if not s.closed)  # for whom something is buffered
+        self._subscriptions = tuple(
+            s for s in subscriptions if not s.closed
+        )  # for whom something is buffered
         _log.info(
             "stream_ended",
             stream_id=self.stream_id,
@@ -835,7 +838,9 @@ class Session:
         """Let the stream's thread go on where it waits for room."""
         parked, self._parked = self._parked, None
         if parked is not None:
-            if self.current is not None:  # the server was not listened to; the timer may ring before the thread runs
+            if (
+                self.current is not None
+            ):  # the server was not listened to; the timer may ring before the thread runs
                 self.current.heard_at = self.clock.monotonic()
             parked.release()
 
