@@ -35,6 +35,11 @@ CUT = Reply(TEXT, end="cut", end_after=2)
 WHOLE = Reply(TEXT)
 
 
+def code_of(last: StreamError) -> int:
+    assert isinstance(last.error, APIError)
+    return last.error.code
+
+
 def test_a_restart_says_what_where_and_when() -> None:
     with Scene(clock=TestClock(), retry=STEADY) as scene:
         scene.gemini.on("why", Failure(503, "busy"), CUT, WHOLE)
@@ -150,7 +155,8 @@ def test_the_deadline_lasts_over_all_attempts() -> None:
         clock.advance(0.001)
         last = probe.expect(StreamError)
         assert isinstance(last.error, DeadlineExceededError)
-        assert (last.attempts, last.events_count, last.duration) == (3, 1, pytest.approx(5))
+        assert (last.attempts, last.events_count) == (3, 1)
+        assert last.duration == pytest.approx(5)
         scene.gemini.requests[2].wait_closed()
 
 
@@ -192,7 +198,7 @@ def test_the_policys_callable_decides_and_a_bug_in_it_is_the_end() -> None:
         scene.gemini.on("why", Failure(404), Failure(404), Failure(500))
         _, probe = scene.start()
         last = probe.expect(StreamError)
-        assert (last.error.code, last.attempts) == (500, 3)
+        assert (code_of(last), last.attempts) == (500, 3)
         scene.gemini.on("tea", Failure(418))
         _, probe = scene.start("tea")
         assert probe.expect(StreamError).attempts == 1
@@ -204,7 +210,7 @@ def test_the_policys_callable_decides_and_a_bug_in_it_is_the_end() -> None:
         scene.gemini.on("bug", Failure(503))
         _, probe = scene.start("bug", retry=RetryPolicy(retryable=broken))
         last = probe.expect(StreamError)
-        assert (last.error.code, last.attempts) == (503, 1)
+        assert (code_of(last), last.attempts) == (503, 1)
         _, probe = scene.start("hello")  # and nobody else notices
         assert probe.expect(LAST).ok
 
@@ -227,7 +233,8 @@ def test_a_wait_longer_than_max_delay_fails_at_once_and_says_until_when() -> Non
         _, probe = scene.start()
         last = probe.expect(StreamError)
         assert isinstance(last.error, APIError)
-        assert (last.error.code, last.error.retry_at) == (429, pytest.approx(clock.time() + 30.5))
+        assert last.error.code == 429
+        assert last.error.retry_at == pytest.approx(clock.time() + 30.5)
         assert scene.requests() == 1
         scene.gemini.on("why", WHOLE)
         clock.advance(30.5)
