@@ -12,13 +12,14 @@ It is a `pykka.ThreadingActor` in all that Pykka documents: `on_start`, `on_rece
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import pykka
 
 from . import _pykka
 from .exits import Shutdown, StartFailed
-from .incarnation import Cell, Incarnation, answer, answer_exception, keep
+from .incarnation import Cell, Incarnation, answer, answer_exception, current_incarnation, keep
 from .mailbox import Mailbox
 from .ref import SupervisedRef
 
@@ -103,7 +104,11 @@ class SupervisedActor(pykka.ThreadingActor):
 
     def stop(self) -> None:
         """Stop it after the messages that are in its inbox now, from its own thread or any other."""
-        self._cell.ref.request_stop()
+        if current_incarnation() is self._incarnation:
+            with contextlib.suppress(pykka.ActorDeadError):
+                self.actor_inbox.put(_pykka.new_stop())  # nobody waits for it, and it waits on nothing
+        else:
+            self._cell.ref.request_stop()
 
     def interrupt(self) -> None:
         """May be implemented: free whatever the actor waits on.
