@@ -39,7 +39,7 @@ from gemini_streams.errors import (
 from gemini_streams.gemini.endpoint import Gemini
 from gemini_streams.iterate import stream
 from gemini_streams.local_gemini import Failure, LocalGemini, Reply
-from gemini_streams.manager import DEFAULT_MODEL, ManagerActor, ManagerRef
+from gemini_streams.manager import ManagerActor, ManagerRef
 from gemini_streams.messages import (
     StreamComplete,
     StreamError,
@@ -48,7 +48,7 @@ from gemini_streams.messages import (
     StreamStopped,
     SubscriberMessage,
 )
-from gemini_streams.options import RetryPolicy
+from gemini_streams.options import DEFAULT_MODEL, RetryPolicy
 from pykka_supervisor import kill
 
 __all__ = ["main"]

@@ -22,8 +22,9 @@ import contextlib
 import copy
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -44,12 +45,14 @@ from gemini_streams.messages import (
     StreamStopped,
 )
 from gemini_streams.options import seconds
-from pykka_supervisor.mailbox import Envelope
+from pykka_supervisor.mailbox import Envelope, Mailbox
 
 __all__ = ["AsyncStream", "Stream", "astream", "stream"]
 
 Item = StreamEvent | StreamRestarting | EventsDropped
 _CANCELLED = object()
+_LONGEST_RUN = 0.002
+"""Seconds after which an asynchronous iterator that never has to wait lets the loop's other tasks run."""
 
 
 def stream(
@@ -78,9 +81,10 @@ class _Reader(pykka.Actor):
 
     takes_batches: ClassVar[bool] = True
 
-    def __init__(self, inbox: Any) -> None:
+    def __init__(self, inbox: Any, stopped: threading.Event) -> None:
         super().__init__()
         self.actor_inbox = self.actor_ref.actor_inbox = inbox
+        self.actor_stopped = self.actor_ref.actor_stopped = stopped
 
     @staticmethod
     def _create_actor_inbox() -> Any:
@@ -103,9 +107,10 @@ class Reading:
         contents: Any,
         heartbeat: float | None,
         options: dict[str, Any],
-        inbox: Any,
+        reader: _Reader,
     ) -> None:
-        self._reader = _Reader(inbox)
+        self._reader = reader
+        self._left = reader.actor_stopped
         self.stream_id: str | None = None
         """The stream's id, once it has started."""
         self.answer = Answer()
@@ -123,8 +128,15 @@ class Reading:
         return f"<{type(self).__name__} {self.stream_id}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_started", False):
-            self._leave()
+        if not getattr(self, "_started", False) or threading.Event.is_set(self._left):
+            return
+        self._left.set()
+        # In whatever thread drops the last reference, or collects the garbage: nothing here may wait for a lock.
+        # Where the stop is not told, the stream's supervision notices within a second that its subscriber is gone.
+        inbox = self._manager.actor_inbox
+        if self.stream_id is not None and isinstance(inbox, Mailbox):
+            with contextlib.suppress(pykka.ActorDeadError):
+                inbox.try_put(Envelope(StopStream(self.stream_id)))
 
     def cancel(self) -> None:
         """Stop the stream and end the iteration, from any thread; returns at once."""
@@ -132,22 +144,27 @@ class Reading:
         self._leave()
 
     def _leave(self) -> None:
-        """Leave the stream and have it stopped, if it has not ended.
-
-        Where its id is not known yet, the manager notices that its subscriber is gone.
-        """
-        gone = self._reader.actor_stopped
-        if gone.is_set():
+        """Leave the stream and have it stopped, if it has not ended."""
+        if threading.Event.is_set(self._left):
             return
-        gone.set()
+        self._left.set()
+        self._stop()
+
+    def _stop(self) -> None:
         if self.stream_id is not None:
             with contextlib.suppress(pykka.ActorDeadError):
                 self._manager.tell(StopStream(self.stream_id))
 
+    def _begun(self, stream_id: str) -> None:
+        """Take note that the manager has started the stream; somebody may have left it meanwhile."""
+        self.stream_id = stream_id
+        if threading.Event.is_set(self._left):
+            self._stop()
+
     @property
     def _over(self) -> bool:
         """Whether nothing more will come: the stream has ended, or was left."""
-        return self._reader.actor_stopped.is_set()
+        return self._left.is_set()
 
     def _next_of_batch(self) -> StreamEvent | None:
         """Return the next event of the present batch; acknowledges the batch when it is exhausted."""
@@ -173,7 +190,7 @@ class Reading:
                 item: Item = said
                 return item
             self.result = said
-            self._reader.actor_stopped.set()
+            self._left.set()
         return None
 
     def _raise_failure(self) -> None:
@@ -213,7 +230,7 @@ class Stream(Reading, Iterator[Item | None]):
         self, manager: pykka.ActorRef[Any], contents: Any, heartbeat: float | None, options: dict[str, Any]
     ) -> None:
         self._inbox = _Inbox()
-        super().__init__(manager, contents, heartbeat, options, self._inbox)
+        super().__init__(manager, contents, heartbeat, options, _Reader(self._inbox, threading.Event()))
 
     def __enter__(self) -> Self:
         self._start()
@@ -256,7 +273,7 @@ class Stream(Reading, Iterator[Item | None]):
             return
         self._started = True
         try:
-            self.stream_id = self._manager.ask(self._request, block=True)
+            self._begun(self._manager.ask(self._request, block=True))
         except BaseException:
             self._leave()
             raise
@@ -265,24 +282,28 @@ class Stream(Reading, Iterator[Item | None]):
 class _AsyncInbox:
     """A stream's inbox for an event loop: a put wakes whoever awaits."""
 
-    __slots__ = ("_items", "_lock", "_waiter", "loop")
+    __slots__ = ("_items", "_lock", "_paused_at", "_waiter", "loop")
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._items: deque[Any] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._paused_at = 0.0  # when it last let the loop's other tasks run
 
     def put(self, envelope: Envelope[Any], /) -> None:
         """Add a message, from any thread; raises `pykka.ActorDeadError` where the loop is gone."""
+        loop = self.loop
         with self._lock:
             self._items.append(envelope.message)
             waiter, self._waiter = self._waiter, None
-        if waiter is not None and self.loop is not None:
-            try:
-                self.loop.call_soon_threadsafe(_wake, waiter)
-            except RuntimeError:
-                raise pykka.ActorDeadError("the event loop of this iterator is closed") from None
+        if loop is None or not loop.is_closed():
+            if waiter is None or loop is None:
+                return
+            with contextlib.suppress(RuntimeError):  # it was closed in this moment
+                loop.call_soon_threadsafe(_wake, waiter)
+                return
+        raise pykka.ActorDeadError("the event loop of this iterator is closed")
 
     def empty(self) -> bool:
         return not self._items
@@ -293,12 +314,32 @@ class _AsyncInbox:
     async def get(self, patience: float | None) -> Any:
         """Wait for a message; raises `TimeoutError`."""
         while True:
+            if self._items and time.monotonic() - self._paused_at > _LONGEST_RUN:
+                # There may always be something: a loop over this alone would let no other task run.
+                await asyncio.sleep(0)
+                self._paused_at = time.monotonic()
             with self._lock:
                 if self._items:
                     return self._items.popleft()
                 waiter = self._waiter = asyncio.get_running_loop().create_future()
-            async with asyncio.timeout(patience):
+            if patience is None:
                 await waiter
+            else:
+                async with asyncio.timeout(patience):
+                    await waiter
+            self._paused_at = time.monotonic()
+
+
+class _LeftOrClosed(threading.Event):
+    """Set when whoever iterates has left. It also counts where the loop that it iterated on has been closed."""
+
+    def __init__(self, inbox: _AsyncInbox) -> None:
+        super().__init__()
+        self._inbox = inbox
+
+    def is_set(self) -> bool:
+        loop = self._inbox.loop
+        return super().is_set() or (loop is not None and loop.is_closed())
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -307,12 +348,16 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 class _AnswerLater:
-    """Where the manager puts its answer to a start, for an event loop."""
+    """Where the manager puts its answer to a start, for an event loop.
 
-    __slots__ = ("_future", "_loop")
+    `unwanted` is told the id of a stream that was started for somebody who does not wait for it any more.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("_future", "_loop", "_unwanted")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, unwanted: Callable[[str], None]) -> None:
         self._loop = loop
+        self._unwanted = unwanted
         self._future: asyncio.Future[str] = loop.create_future()
 
     def __await__(self) -> Any:
@@ -320,19 +365,24 @@ class _AnswerLater:
 
     def set(self, value: Any = None) -> None:
         """Called in the manager's thread."""
-        self._say(self._future.set_result, value)
+        self._say(self._future.set_result, value, value)
 
     def set_exception(self, exc_info: Any = None) -> None:
         """Called in the manager's thread, or whichever ends it."""
-        self._say(self._future.set_exception, exc_info[1])
+        self._say(self._future.set_exception, exc_info[1], None)
 
-    def _say(self, how: Any, what: Any) -> None:
+    def _say(self, how: Any, what: Any, started: str | None) -> None:
         def say() -> None:
             if not self._future.done():
                 how(what)
+            elif started is not None:
+                self._unwanted(started)
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits
+        try:
             self._loop.call_soon_threadsafe(say)
+        except RuntimeError:  # the loop is closed: nobody awaits
+            if started is not None:
+                self._unwanted(started)
 
 
 class AsyncStream(Reading, AsyncIterator[Item | None]):
@@ -342,7 +392,8 @@ class AsyncStream(Reading, AsyncIterator[Item | None]):
         self, manager: pykka.ActorRef[Any], contents: Any, heartbeat: float | None, options: dict[str, Any]
     ) -> None:
         self._inbox = _AsyncInbox()
-        super().__init__(manager, contents, heartbeat, options, self._inbox)
+        reader = _Reader(self._inbox, _LeftOrClosed(self._inbox))
+        super().__init__(manager, contents, heartbeat, options, reader)
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -386,10 +437,10 @@ class AsyncStream(Reading, AsyncIterator[Item | None]):
             return
         self._started = True
         loop = self._inbox.loop = asyncio.get_running_loop()
-        answer: Any = _AnswerLater(loop)
+        answer: Any = _AnswerLater(loop, self._begun)
         try:
             self._manager.actor_inbox.put(Envelope(self._request, reply_to=answer))
-            self.stream_id = await answer
+            self._begun(await answer)
         except BaseException:
             self._leave()
             raise

@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, cast
 
-import msgspec
 import pykka
 
 from gemini_streams.connection import Connections
@@ -30,7 +29,7 @@ from gemini_streams.errors import (
     StreamEndedError,
     StreamExistsError,
 )
-from gemini_streams.gemini.endpoint import Gemini, Target
+from gemini_streams.gemini.endpoint import Target
 from gemini_streams.gemini.request import build_request
 from gemini_streams.messages import (
     Drain,
@@ -44,13 +43,12 @@ from gemini_streams.messages import (
     Subscribe,
     Unsubscribe,
 )
-from gemini_streams.options import After, FlowControl, FromStart, RetryPolicy, seconds, whole
+from gemini_streams.options import After, FlowControl, FromStart, ManagerOptions, seconds
 from gemini_streams.recovery import StreamSupervisor
-from gemini_streams.session import Session, Settings
+from gemini_streams.session import Session
 from gemini_streams.sessions import Sessions
 from pykka_supervisor import (
     ChildSpec,
-    Clock,
     SupervisedActor,
     SupervisedRef,
     Supervisor,
@@ -59,65 +57,12 @@ from pykka_supervisor import (
 )
 from pykka_supervisor.incarnation import current_incarnation
 from pykka_supervisor.log import get_logger
-from pykka_supervisor.timers import SYSTEM_CLOCK
 
 __all__ = ["ManagerActor", "ManagerRef"]
 
 _log = get_logger(__name__)
 
-DEFAULT_MODEL = "gemini-flash-latest"
 _SPARE_DESCRIPTORS = 64
-
-
-class ManagerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A manager's options. Times are seconds."""
-
-    model: str = DEFAULT_MODEL
-    config: Any = None
-    idle_timeout: float = 30.0
-    first_event_timeout: float = 300.0
-    deadline: float | None = None
-    retry: RetryPolicy = RetryPolicy()
-    flow: FlowControl = FlowControl()
-    history: int = 0
-    keep: float = 0.0
-    endpoint: Gemini = Gemini()
-    max_streams: int = 100
-    max_waiting: int = 0
-    connect_timeout: float = 5.0
-    max_event_bytes: int = 16 << 20
-    linger: float = 5.0
-    shutdown: float = 5.0
-    clock: Clock = SYSTEM_CLOCK
-
-    def __post_init__(self) -> None:
-        _check_stream_options(self)
-        whole("max_streams", self.max_streams, 1)
-        whole("max_waiting", self.max_waiting, 0)
-        whole("max_event_bytes", self.max_event_bytes, 1)
-        seconds("connect_timeout", self.connect_timeout)
-        seconds("linger", self.linger, zero=True)
-        seconds("shutdown", self.shutdown, zero=True)
-
-    def __repr__(self) -> str:
-        return f"ManagerOptions(model={self.model!r}, max_streams={self.max_streams})"
-
-
-def _check_stream_options(options: Any) -> None:
-    seconds("idle_timeout", options.idle_timeout)
-    seconds("first_event_timeout", options.first_event_timeout)
-    if options.deadline is not None:
-        seconds("deadline", options.deadline)
-    seconds("keep", options.keep, zero=True)
-    whole("history", options.history, 0)
-    if not isinstance(options.retry, RetryPolicy):
-        raise InvalidRequestError(f"retry must be a RetryPolicy, not {type(options.retry).__name__}")
-    if not isinstance(options.flow, FlowControl):
-        raise InvalidRequestError(f"flow must be a FlowControl, not {type(options.flow).__name__}")
-    if not hasattr(options.endpoint, "resolve"):
-        raise InvalidRequestError(
-            f"endpoint must be an endpoint like Gemini(), not {type(options.endpoint).__name__}"
-        )
 
 
 class ManagerRef(SupervisedRef["ManagerActor"]):
@@ -293,25 +238,7 @@ class ManagerActor(SupervisedActor):
     # -- the handlers ------------------------------------------------------------------------------------------------
 
     def _start_stream(self, request: StartStream) -> str:
-        options = self._options
-        chosen = {
-            name: value
-            for name in (
-                "model",
-                "config",
-                "idle_timeout",
-                "first_event_timeout",
-                "deadline",
-                "retry",
-                "flow",
-                "history",
-                "keep",
-                "endpoint",
-            )
-            if (value := getattr(request, name)) is not msgspec.UNSET
-        }
-        if chosen:
-            options = msgspec.structs.replace(options, **chosen)
+        options = self._options.for_stream(request)
         subscribers = _subscribers(request.subscriber)
         stream_id: Any = request.stream_id
         if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
@@ -335,21 +262,8 @@ class ManagerActor(SupervisedActor):
             tag=request.tag,
             request=built,
             target=target,
-            settings=Settings(
-                model=options.model,
-                config=options.config,
-                idle_timeout=options.idle_timeout,
-                first_event_timeout=options.first_event_timeout,
-                deadline=options.deadline,
-                retry=options.retry,
-                flow=options.flow,
-                history=options.history,
-                keep=options.keep,
-                max_event_bytes=options.max_event_bytes,
-                linger=options.linger,
-            ),
+            options=options,
             table=self._table,
-            clock=options.clock,
         )
         if self.retired:  # killed meanwhile: whoever asked is told that nothing was done
             raise pykka.ActorDeadError(f"{self.actor_ref} was killed before it had started the stream")
@@ -417,6 +331,7 @@ class _Tree:
 
     def __init__(self, options: dict[str, Any], name: str | None = None) -> None:
         self.options = chosen = ManagerOptions(**options)
+        chosen.check()
         _check_descriptors(chosen.max_streams)
         self.table = Sessions(
             max_streams=chosen.max_streams,

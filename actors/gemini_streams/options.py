@@ -12,8 +12,13 @@ from typing import Any, Literal
 import msgspec
 
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError
+from gemini_streams.gemini.endpoint import Endpoint, Gemini
+from pykka_supervisor import Clock
+from pykka_supervisor.timers import SYSTEM_CLOCK
 
-__all__ = ["FROM_START", "After", "FlowControl", "FromStart", "Overflow", "RetryPolicy"]
+__all__ = ["FROM_START", "After", "FlowControl", "FromStart", "ManagerOptions", "Overflow", "RetryPolicy"]
+
+DEFAULT_MODEL = "gemini-flash-latest"
 
 Overflow = Literal["pause", "drop_oldest", "drop_newest", "disconnect"]
 OVERFLOWS: tuple[Overflow, ...] = ("pause", "drop_oldest", "drop_newest", "disconnect")
@@ -119,3 +124,92 @@ class FlowControl(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequestError(
                 f"FlowControl.overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}"
             )
+
+
+def _is_a(kind: type[Any]) -> Callable[[str, Any], object]:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, kind):
+            raise InvalidRequestError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+
+    return check
+
+
+def _is_endpoint(name: str, value: Any) -> None:
+    if not hasattr(value, "resolve"):
+        raise InvalidRequestError(f"{name} must be an endpoint like Gemini(), not {type(value).__name__}")
+
+
+def _or_none(name: str, value: Any) -> float | None:
+    return None if value is None else seconds(name, value)
+
+
+def _or_zero(name: str, value: Any) -> float:
+    return seconds(name, value, zero=True)
+
+
+_STREAM_OPTIONS: dict[str, Callable[[str, Any], object] | None] = {
+    "model": None,  # a name is checked where it becomes part of a URL, a config where it becomes part of a body
+    "config": None,
+    "idle_timeout": seconds,
+    "first_event_timeout": seconds,
+    "deadline": _or_none,
+    "retry": _is_a(RetryPolicy),
+    "flow": _is_a(FlowControl),
+    "history": lambda name, value: whole(name, value, 0),
+    "keep": _or_zero,
+    "endpoint": _is_endpoint,
+}
+"""What a `StartStream` can have its own of, and what checks it."""
+
+_MANAGER_OPTIONS: dict[str, Callable[[str, Any], object] | None] = {
+    **_STREAM_OPTIONS,
+    "max_streams": lambda name, value: whole(name, value, 1),
+    "max_waiting": lambda name, value: whole(name, value, 0),
+    "connect_timeout": seconds,
+    "max_event_bytes": lambda name, value: whole(name, value, 1),
+    "linger": _or_zero,
+    "shutdown": _or_zero,
+    "clock": _is_a(Clock),
+}
+
+
+class ManagerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """A manager's options; those of a stream are the same with the stream's own put in (`for_stream`)."""
+
+    model: str = DEFAULT_MODEL
+    config: Any = None
+    idle_timeout: float = 30.0
+    first_event_timeout: float = 300.0
+    deadline: float | None = None
+    retry: RetryPolicy = RetryPolicy()
+    flow: FlowControl = FlowControl()
+    history: int = 0
+    keep: float = 0.0
+    endpoint: Endpoint = Gemini()
+    max_streams: int = 100
+    max_waiting: int = 0
+    connect_timeout: float = 5.0
+    max_event_bytes: int = 16 << 20
+    linger: float = 5.0
+    shutdown: float = 5.0
+    clock: Clock = SYSTEM_CLOCK
+
+    def __repr__(self) -> str:
+        return f"ManagerOptions(model={self.model!r}, max_streams={self.max_streams})"
+
+    def check(self) -> None:
+        """Raise `InvalidRequestError` for a value that cannot be right."""
+        for name, check in _MANAGER_OPTIONS.items():
+            if check is not None:
+                check(name, getattr(self, name))
+
+    def for_stream(self, request: Any) -> ManagerOptions:
+        """Return these options with what a `StartStream` has of its own; raises `InvalidRequestError`."""
+        own = {}
+        for name, check in _STREAM_OPTIONS.items():
+            value = getattr(request, name)
+            if value is not msgspec.UNSET:
+                if check is not None:
+                    check(name, value)
+                own[name] = value
+        return msgspec.structs.replace(self, **own) if own else self

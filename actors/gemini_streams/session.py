@@ -54,7 +54,7 @@ from gemini_streams.messages import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.options import After, FlowControl, FromStart, RetryPolicy
+from gemini_streams.options import After, FlowControl, FromStart, ManagerOptions
 from gemini_streams.retry import Failed, too_long, wait_before_next
 from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
@@ -63,9 +63,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from gemini_streams.sessions import Sessions
-    from pykka_supervisor import Clock, Timer
+    from pykka_supervisor import Timer
 
-__all__ = ["Attempt", "Retired", "Session", "Settings"]
+__all__ = ["Attempt", "Retired", "Session"]
 
 _log = get_logger(__name__)
 _decoder = msgspec.json.Decoder()
@@ -77,25 +77,6 @@ _HUNG_AFTER = 1.0
 
 class Retired(Exception):  # noqa: N818 - no error: the attempt's time is over
     """The attempt is not the present one any more; it has nothing left to do."""
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream's options, complete and checked."""
-
-    model: str
-    config: Any
-    idle_timeout: float
-    first_event_timeout: float
-    deadline: float | None
-    retry: RetryPolicy
-    flow: FlowControl
-    history: int
-    keep: float
-    max_event_bytes: int
-    linger: float
-
-    def __repr__(self) -> str:
-        return f"Settings(model={self.model!r})"
 
 
 class Attempt:
@@ -165,9 +146,9 @@ class Session:
         "lock",
         "model",
         "next_sequence",
+        "options",
         "ref",
         "resumed_at",
-        "settings",
         "slot",
         "started_at",
         "started_mono",
@@ -185,21 +166,20 @@ class Session:
         tag: Any,
         request: BuiltRequest,
         target: Target,
-        settings: Settings,
+        options: ManagerOptions,
         table: Sessions,
-        clock: Clock,
     ) -> None:
         self.lock = threading.Lock()
         self.stream_id = stream_id
         self.tag = tag
-        self.model = settings.model
-        self.settings = settings
+        self.model = options.model
+        self.options = options
         self.target = target
-        self.url = target.url_for(settings.model)
+        self.url = target.url_for(options.model)
         self._body = encode_body(request.body)
         self.automatic_continuation = request.automatic_continuation
         self._table = table
-        self.clock = clock
+        self.clock = clock = options.clock
         self.status: Status = "queued"
         self.error: GeminiStreamsError | None = None
         self.slot = False
@@ -226,7 +206,7 @@ class Session:
         self._parked: threading.Lock | None = None
         self._holding = 0  # subscriptions for whose credit the stream's thread waits
         self._next_size = 0  # bytes of the event it waits with
-        self._history: deque[tuple[int, bytes]] | None = deque() if settings.history else None
+        self._history: deque[tuple[int, bytes]] | None = deque() if options.history else None
         self._history_bytes = 0
         self._keep_until: float | None = None
         self._ended_mono: float | None = None
@@ -268,7 +248,7 @@ class Session:
         with self.lock:
             if self.has_subscriber(ref.actor_urn):
                 return None
-            subscription = Subscription(self, ref, flow or self.settings.flow)
+            subscription = Subscription(self, ref, flow or self.options.flow)
             restarting, history = self._missed(after)
             if self.ended and after is None:
                 raise StreamEndedError(f"the stream {self.stream_id} has ended ({self.status})")
@@ -297,7 +277,7 @@ class Session:
             if self._last is None or self._told is None or ref.actor_urn in self._told:
                 return
             self._told.add(ref.actor_urn)
-            Subscription(self, ref, self.settings.flow).finish(self._last)
+            Subscription(self, ref, self.options.flow).finish(self._last)
 
     def unsubscribe(self, urn: str, *, gone: bool = False) -> bool:
         """Let a subscriber go without a last message; the last one's leaving ends the stream unless it is kept.
@@ -352,7 +332,7 @@ class Session:
                 subscribers=tuple(s.ref for s in self._subscriptions if not (self.ended and s.closed)),
                 events_count=self.events_count,
                 last_event_at=None if heard is None else self.started_at + heard - self.started_mono,
-                config=self.settings.config,
+                config=self.options.config,
                 attempt=self.attempt,
                 tag=self.tag,
             )
@@ -401,8 +381,8 @@ class Session:
         held = 0.0 if self.ended else cooldowns.remaining(self.clock, self.quota_key)
         if not held:
             return 0.0
-        policy = self.settings.retry
-        if too_long(policy, held, self.duration, self.settings.deadline):
+        policy = self.options.retry
+        if too_long(policy, held, self.duration, self.options.deadline):
             raise APIError(
                 TOO_MANY_REQUESTS,
                 "RESOURCE_EXHAUSTED",
@@ -563,11 +543,11 @@ class Session:
                 voids=self.next_sequence > resume_at,
                 silences=self._silences,
                 asked=max(asked, cooldowns.remaining(self.clock, self.quota_key)),
-                deadline=self.settings.deadline,
+                deadline=self.options.deadline,
             )
         _end(attempt)
         try:
-            delay = wait_before_next(self.settings.retry, failed, random.uniform)
+            delay = wait_before_next(self.options.retry, failed, random.uniform)
         except Exception as bug:  # noqa: BLE001 - the application's own callable
             _log.error("retry_policy_raised", stream_id=self.stream_id, exc_info=bug)
             delay = None
@@ -663,8 +643,8 @@ class Session:
         self._wake()
         if self._subscriptions or self.ended:
             return None
-        if self.settings.keep:
-            self._keep_until = self.clock.monotonic() + self.settings.keep
+        if self.options.keep:
+            self._keep_until = self.clock.monotonic() + self.options.keep
             self._arm()
             return None
         return self._end_locked("stopped", self._stopped("requested"), at_once=True)
@@ -727,7 +707,7 @@ class Session:
         history = self._history
         if not history or history[0][0] > start:
             raise HistoryGoneError(
-                f"events from {start} on are no longer kept: this stream keeps {self.settings.history} bytes of"
+                f"events from {start} on are no longer kept: this stream keeps {self.options.history} bytes of"
                 " history (option `history`)"
             )
         return restarting, [entry for entry in history if entry[0] >= start]
@@ -743,7 +723,7 @@ class Session:
             return
         history.extend(enumerate(payloads, first))
         self._history_bytes += sum(map(len, payloads))
-        while self._history_bytes > self.settings.history:
+        while self._history_bytes > self.options.history:
             self._history_bytes -= len(history.popleft()[1])
 
     def _add_usage(self, attempt: Attempt | None, resume_at: int) -> None:
@@ -849,9 +829,9 @@ class Session:
     def _due(self) -> float | None:
         """Return when the next thing that a timer has to do can be due."""
         moments: list[float] = []
-        settings = self.settings
-        if settings.deadline is not None:
-            moments.append(self.started_mono + settings.deadline)
+        options = self.options
+        if options.deadline is not None:
+            moments.append(self.started_mono + options.deadline)
         if self._keep_until is not None:
             moments.append(self._keep_until)
         attempt = self.current
@@ -865,11 +845,11 @@ class Session:
                 moments[-1] += _HUNG_AFTER
             elif not attempt.hop:
                 # Once an event has come, less silence is allowed: looking again by then saves setting a timer at it.
-                moments.append(self.clock.monotonic() + settings.idle_timeout)
+                moments.append(self.clock.monotonic() + options.idle_timeout)
         return min(moments, default=None)
 
     def _patience(self, attempt: Attempt) -> float:
-        return self.settings.idle_timeout if attempt.hop else self.settings.first_event_timeout
+        return self.options.idle_timeout if attempt.hop else self.options.first_event_timeout
 
     def _arm(self) -> None:
         """Set the timer where something can be due before it rings."""
@@ -890,10 +870,10 @@ class Session:
             if self.ended:
                 return
             now = self.clock.monotonic()
-            settings = self.settings
+            options = self.options
             attempt = self.current
-            if settings.deadline is not None and now >= self.started_mono + settings.deadline:
-                late = DeadlineExceededError(f"the stream's deadline of {settings.deadline:g} s has passed")
+            if options.deadline is not None and now >= self.started_mono + options.deadline:
+                late = DeadlineExceededError(f"the stream's deadline of {options.deadline:g} s has passed")
             elif self._keep_until is not None and now >= self._keep_until:
                 interrupted = self._end_locked("stopped", self._stopped("requested"), at_once=True)
             elif self._parked is not None:

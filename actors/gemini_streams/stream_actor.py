@@ -133,7 +133,7 @@ class StreamActor(SupervisedActor):
         exchange.send(self._connections, session.target, session.url, session.request_body())
         self._check_answer(exchange)
         session.answering(attempt)
-        decoder = Decoder(session.settings.max_event_bytes)
+        decoder = Decoder(session.options.max_event_bytes)
         late: GeminiStreamsError | None = None
         while True:
             if decoder.waiting:

@@ -10,7 +10,7 @@ import msgspec
 
 import gemini_streams
 from gemini_streams import Gemini, ManagerRef, RetryPolicy, StartStream
-from gemini_streams.manager import ManagerOptions
+from gemini_streams.options import ManagerOptions
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

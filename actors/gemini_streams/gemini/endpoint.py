@@ -170,7 +170,7 @@ class Gemini:
     _headers: Pairs | str | None
     _proxies: Pairs | str | None
 
-    def __init__(  # noqa: PLR0917 - the contract's signature
+    def __init__(
         self,
         api_key: str | Secret | None = None,
         base_url: str | None = None,
