@@ -21,7 +21,7 @@ class ChunkedError(ValueError):
 class ChunkedDecoder:
     """Takes the chunks of one body apart; used by one thread at a time."""
 
-    __slots__ = ("_left", "_line", "_sizes", "_trailers", "done")
+    __slots__ = ("_left", "_line", "_sizes", "_trailers", "done", "surplus")
 
     def __init__(self) -> None:
         self._left = 0  # bytes of the present chunk still to come, its CRLF included
@@ -30,6 +30,8 @@ class ChunkedDecoder:
         self._trailers = False
         self.done = False
         """The last chunk and the trailers have been read."""
+        self.surplus = False
+        """More bytes have come than the body has."""
 
     def feed(self, data: bytes) -> bytes:
         """Return the payload in the next bytes of the body; raises `ChunkedError`."""
@@ -114,5 +116,6 @@ class ChunkedDecoder:
                 return
             if eol == 0:
                 self.done = True
+                self.surplus = len(data) > 2
                 return
             data = data[eol + 2 :]

@@ -280,6 +280,7 @@ class Exchange:
         "_read",
         "_size",
         "_sock",
+        "_surplus",
         "_unchunk",
         "headers",
         "interrupted",
@@ -301,6 +302,7 @@ class Exchange:
         self._read: Callable[[int], bytes] | None = None
         self._size = _SMALLEST_READ
         self._filled = False
+        self._surplus = False
         self.response: http.client.HTTPResponse | None = None
         self.interrupted = False
         self.status = 0
@@ -368,11 +370,14 @@ class Exchange:
         raw, response = self._raw, self.response
         with self._lock:
             interrupted, self._sock = self.interrupted, None
+        surplus = self._surplus or (self._unchunk is not None and self._unchunk.surplus)
         self._raw = self._read = self.response = None
         if raw is not None:
             if response is not None:
                 response.close()
-            if interrupted:
+            if (
+                interrupted or surplus
+            ):  # a server that says more than its answer is not to be listened to again
                 raw.close()
             raw.release_conn()
 
@@ -498,8 +503,7 @@ class Exchange:
                     raise ConnectionLostError("the connection was closed in the middle of the answer")
                 if got > self._left:
                     data = data[: self._left]
-                    if self.response is not None:
-                        self.response.will_close = True
+                    self._surplus = True
                 self._left -= len(data)
             self._straight()
             return data
@@ -534,8 +538,7 @@ class Exchange:
         if not self._connected:
             return ConnectionFailedError(
                 f"no connection to {where}: {text}",
-                retryable=type(cause) is not OSError
-                or number is not None,  # a bundle that is not there stays so
+                retryable=not _is_about_a_bundle(cause),
             )
         if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
             if isinstance(cause, http.client.IncompleteRead):
@@ -559,6 +562,13 @@ def _decoded(raw: Any) -> Callable[[int], bytes]:
                 return data
 
     return read
+
+
+def _is_about_a_bundle(cause: BaseException) -> bool:
+    """Whether it is `verify=` that is wrong: a file that is not there (requests' own word), or is no PEM."""
+    if isinstance(cause, ssl.SSLError):
+        return cause.library == "X509"
+    return type(cause) is OSError and cause.errno is None
 
 
 def _root(error: BaseException) -> BaseException:

@@ -151,13 +151,13 @@ class StreamActor(SupervisedActor):
                 raise late
             else:
                 session.room(attempt, 0)
-            data = exchange.read()
-            if not data and not decoder.waiting:
-                break
             try:
+                data = exchange.read()
+                if not data and not decoder.waiting:
+                    break
                 decoder.feed(data)
             except GeminiStreamsError as error:
-                late = error  # what came before the event that is too large is delivered first
+                late = error  # what came before it is delivered first
         return self._end(attempt, exchange, decoder)
 
     def _check_answer(self, exchange: Exchange) -> None:
