@@ -286,8 +286,8 @@ class Session:
         Also called by whichever thread notices that.
         """
         with self.lock:
-            subscription = next((s for s in self._subscriptions if s.urn == urn and not s.closed), None)
-            if subscription is None:
+            subscription = next((s for s in self._subscriptions if s.urn == urn), None)
+            if subscription is None or (self.ended and subscription.closed):
                 return False
             subscription.close()
             interrupted = self._leave(subscription)

@@ -46,8 +46,8 @@ from gemini_streams import session as session_module
 from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
-from gemini_streams.options import After, FromStart
-from gemini_streams.session import Attempt, Session, Settings
+from gemini_streams.options import After, FromStart, ManagerOptions
+from gemini_streams.session import Attempt, Session
 from gemini_streams.sse import Decoder
 from gemini_streams.stream_actor import StreamActor
 from gemini_streams.testing import check_history
@@ -266,7 +266,7 @@ class Delivery(RuleBasedStateMachine):
             tag="tag",
             request=build_request("why", None),
             target=Gemini(api_key="k", base_url="http://127.0.0.1:1").resolve(),
-            settings=Settings(
+            options=ManagerOptions(
                 model="m",
                 config=None,
                 idle_timeout=30.0,
@@ -278,9 +278,9 @@ class Delivery(RuleBasedStateMachine):
                 keep=1e9,
                 max_event_bytes=1 << 20,
                 linger=5.0,
+                clock=self.clock,
             ),
             table=table,
-            clock=self.clock,
         )
         self.session.launched()
         self.attempt: Attempt | None = None
@@ -405,9 +405,10 @@ class Delivery(RuleBasedStateMachine):
         """Everybody reads to the end; nobody waits for ever, and what each has is the truth."""
         self.settle()
         for _ in range(100_000):
-            moved = sum(person.handle(3) for person in self.people)
+            for person in self.people:
+                person.handle(3)
             self.settle()
-            if not moved:
+            if not any(person.items for person in self.people):
                 break
         assert self.parked is None, "everybody has read everything, and the stream still waits"
         if not self.session.ended:
@@ -418,9 +419,10 @@ class Delivery(RuleBasedStateMachine):
             self.attempt.meaning.finish_reason = "STOP"
             self.session.complete(self.attempt)
         for _ in range(100_000):
-            moved = sum(person.handle(3) for person in self.people)
+            for person in self.people:
+                person.handle(3)
             self.settle()
-            if not moved:
+            if not any(person.items for person in self.people):
                 break
         for person in self.people:
             if person.subscription is None:
@@ -446,6 +448,14 @@ class Delivery(RuleBasedStateMachine):
     )
     @precondition(lambda self: self.attempt is not None and not self.session.ended)
     def read(self, sizes: list[int], token: int | None, sneaks: int) -> None:
+        self._feed(sizes, token)
+        self.sneaks = sneaks
+        if self.parked is None:
+            self._pump()
+        self.settle()
+        self.sneaks = 0
+
+    def _feed(self, sizes: list[int], token: int | None) -> None:
         number = len(self.truth) + self.decoder.waiting
         body = b""
         for index, size in enumerate(sizes):
@@ -454,11 +464,13 @@ class Delivery(RuleBasedStateMachine):
             body += b"data: " + msgspec.json.encode(data) + b"\n\n"
             number += 1
         self.decoder.feed(body)
-        self.sneaks = sneaks
-        if self.parked is None:
-            self._pump()
-        self.settle()
-        self.sneaks = 0
+
+    def _read_one(self) -> None:
+        if self.attempt is not None and not self.session.ended:
+            self._feed([0], None)
+            if self.parked is None:
+                self._pump()
+            self.settle()
 
     @rule(
         kind=st.sampled_from(["plain", "bounded", "mailbox", "batch"]),
@@ -518,11 +530,16 @@ class Delivery(RuleBasedStateMachine):
         if who < len(self.people):
             self._leave(self.people[who], read=read)
 
-    @rule(who=st.integers(0, 4))
-    def die(self, who: int) -> None:
+    @rule(who=st.integers(0, 4), noticed_late=st.booleans())
+    def die(self, who: int, noticed_late: bool) -> None:
         if who < len(self.people):
             person = self.people[who]
+            if noticed_late and isinstance(person.actor_inbox, Mailbox):
+                person.actor_inbox.close()
+                self._read_one()
+                person.actor_inbox = Mailbox()
             self.session.unsubscribe(person.actor_urn, gone=True)
+            assert not any(s.urn == person.actor_urn for s in self.session._subscriptions)
             person.items.clear()
             person.subscription = None
             person.actor_urn += "'"
