@@ -211,6 +211,10 @@ class SupervisedActor(pykka.ThreadingActor):
     def _abandoned(self) -> None:
         """End the children of a supervisor whose thread was left behind, in another thread."""
 
+    def _forgets(self, _child: Cell) -> bool:
+        """Forget a child that has ended in order, in its thread, where nothing else follows from that."""
+        return False
+
     def _children_allowance(self) -> float | None:
         """Seconds that ending the children may take; None: no limit."""
         return 0.0

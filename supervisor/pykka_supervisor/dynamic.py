@@ -174,6 +174,12 @@ class DynamicSupervisor(BaseSupervisor):
         intensity = child.intensity
         return 0 if intensity is None else intensity.peek(self._cell.clock.monotonic())
 
+    def _forgets(self, cell: Cell) -> bool:
+        child = self._children.get(cell)
+        if child is None or self._closing or child.hang_timer is not None or child.restart_timer is not None:
+            return False
+        return self._children.pop(cell, None) is not None
+
     def _forget(self, child: Child) -> None:
         if child.cell is not None:
             self._children.pop(child.cell, None)

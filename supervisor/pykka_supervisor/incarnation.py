@@ -329,7 +329,8 @@ class Cell:
                 report(None, "child_terminated", reason, offender={"id": None, "ref": str(self)})
         elif self.max_buffered is not None:
             self.mailbox.bound(self.max_buffered)
-        self._tell_supervisor(incarnation, reason)
+        if not self._is_forgotten(incarnation, reason):
+            self._tell_supervisor(incarnation, reason)
         incarnation.answer_stops()
 
     def abandon(self, incarnation: Incarnation, reason: Exit) -> bool:
@@ -452,6 +453,14 @@ class Cell:
         if not wants_restart(self.restart, reason):
             self.finish(reason)
         self._tell_supervisor(incarnation, reason)
+
+    def _is_forgotten(self, incarnation: Incarnation, reason: Exit) -> bool:
+        """Whether nothing follows from this end, so that its supervisor need not wake for it."""
+        if self.reason is None or incarnation.error is not None or self.supervisor is None or is_abnormal(reason):
+            return False
+        above = self.supervisor.incarnation
+        supervisor = None if above is None else above.actor
+        return supervisor is not None and supervisor._forgets(self)  # noqa: SLF001
 
     def _tell_supervisor(self, incarnation: Incarnation, reason: Exit) -> None:
         if self.supervisor is None:
