@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,9 +33,7 @@ from gemini_streams.errors import (
     DeadlineExceededError,
     FirstEventTimeoutError,
     GeminiStreamsError,
-    HistoryGoneError,
     IdleTimeoutError,
-    InvalidRequestError,
     SlowSubscriberError,
     StreamCrashedError,
     StreamEndedError,
@@ -44,6 +41,7 @@ from gemini_streams.errors import (
 from gemini_streams.gemini.endpoint import Target
 from gemini_streams.gemini.generate import Meaning, add_usage
 from gemini_streams.gemini.request import BuiltRequest, encode_body, with_token
+from gemini_streams.history import History
 from gemini_streams.lifecycle import ENDED, follow
 from gemini_streams.messages import (
     Status,
@@ -54,7 +52,7 @@ from gemini_streams.messages import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.options import After, FlowControl, FromStart, ManagerOptions
+from gemini_streams.options import After, FlowControl, ManagerOptions
 from gemini_streams.retry import Failed, too_long, wait_before_next
 from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
@@ -119,7 +117,6 @@ class Session:
         "_ended_mono",
         "_first_event_at",
         "_history",
-        "_history_bytes",
         "_holding",
         "_keep_until",
         "_last",
@@ -127,7 +124,6 @@ class Session:
         "_parked",
         "_pausing",
         "_restart_error",
-        "_restarts",
         "_silences",
         "_subscriptions",
         "_table",
@@ -148,7 +144,6 @@ class Session:
         "next_sequence",
         "options",
         "ref",
-        "resumed_at",
         "slot",
         "started_at",
         "started_mono",
@@ -193,12 +188,9 @@ class Session:
         self.current: Attempt | None = None
         self.events_count = 0
         self.next_sequence = 0
-        self.resumed_at = 0
-        """Sequence number of the present attempt's first event."""
         self._token: str | None = None
         self._checkpoint = 0  # the sequence number at which the answer goes on with _token
         self._usage: dict[str, Any] | None = None  # of the requests before the present one that stand
-        self._restarts: list[tuple[int, int]] | None = None  # (attempt, resume_at) of each restart
         self._restart_error: GeminiStreamsError | None = None
         self._silences = 0
         self._subscriptions: tuple[Subscription, ...] = ()
@@ -206,8 +198,7 @@ class Session:
         self._parked: threading.Lock | None = None
         self._holding = 0  # subscriptions for whose credit the stream's thread waits
         self._next_size = 0  # bytes of the event it waits with
-        self._history: deque[tuple[int, bytes]] | None = deque() if options.history else None
-        self._history_bytes = 0
+        self._history = History(options.history)
         self._keep_until: float | None = None
         self._ended_mono: float | None = None
         self._last: LastMessageOf | None = None
@@ -249,16 +240,16 @@ class Session:
             if self.has_subscriber(ref.actor_urn):
                 return None
             subscription = Subscription(self, ref, flow or self.options.flow)
-            restarting, history = self._missed(after)
+            void, missed = self._history.missed(after, self.attempt, self.next_sequence)
             if self.ended and after is None:
                 raise StreamEndedError(f"the stream {self.stream_id} has ended ({self.status})")
             if isinstance(after, tuple):
                 subscription.top = after[1]  # it has seen that much, elsewhere
             begun = self.attempts
-            if restarting is not None:
-                subscription.restart(self._restarting(begun if history else self.attempt, restarting))
-            subscription.replay(history, begun)
-            if history and begun < self.attempt:  # it has come between two attempts
+            if void is not None:
+                subscription.restart(self._restarting(begun if missed else self.attempt, void))
+            subscription.replay(missed, begun)
+            if missed and begun < self.attempt:  # it has come between two attempts
                 subscription.restart(self._restarting(self.attempt, self.next_sequence))
             if self.ended:
                 if self._last is not None:
@@ -474,7 +465,7 @@ class Session:
                 self._first_event_at = now
             first = self.next_sequence
             self.next_sequence = first + count
-            self._remember(first, payloads)
+            self._history.remember(first, payloads)
             meaning = attempt.meaning
             if meaning.token is not None and self.automatic_continuation:
                 self._token = meaning.token
@@ -668,7 +659,7 @@ class Session:
             if subscription.pausing
             else f"had {flow.window} events or {flow.max_bytes} bytes on their way"
         )
-        error = SlowSubscriberError(f"this subscriber {late} and was let go; the stream goes on without it")
+        error = SlowSubscriberError(f"this subscriber {late} and was let go")
         subscription.finish(
             lambda s: StreamError(
                 self.stream_id,
@@ -684,47 +675,10 @@ class Session:
         _log.warning("subscriber_let_go", stream_id=self.stream_id, subscriber=subscription.urn, why=late)
         return self._leave(subscription)
 
-    def _missed(self, after: After) -> tuple[int | None, list[tuple[int, bytes]]]:
-        """Return what a new subscriber has missed: where it was restarted, and events of the history."""
-        if after is None:
-            return None, []
-        restarting = None
-        if isinstance(after, FromStart):
-            start = 0
-        else:
-            attempt, sequence = after
-            if attempt > self.attempt or (attempt == self.attempt and sequence >= self.next_sequence):
-                raise InvalidRequestError(
-                    f"after={after!r} lies ahead of the stream, which is at attempt {self.attempt},"
-                    f" sequence {self.next_sequence - 1}"
-                )
-            start = sequence + 1
-            void = [resume_at for number, resume_at in self._restarts or () if number > attempt]
-            if void and min(void) < start:
-                start = restarting = min(void)
-        if start >= self.next_sequence:
-            return restarting, []
-        history = self._history
-        if not history or history[0][0] > start:
-            raise HistoryGoneError(
-                f"events from {start} on are no longer kept: this stream keeps {self.options.history} bytes of"
-                " history (option `history`)"
-            )
-        return restarting, [entry for entry in history if entry[0] >= start]
-
     def _restarting(self, attempt: int, resume_at: int) -> StreamRestarting:
         """Tell somebody who was not there of a restart."""
         error = self._restart_error or StreamCrashedError("the stream was restarted meanwhile")
         return StreamRestarting(self.stream_id, attempt, resume_at, 0.0, error, self.tag)
-
-    def _remember(self, first: int, payloads: list[bytes]) -> None:
-        history = self._history
-        if history is None:
-            return
-        history.extend(enumerate(payloads, first))
-        self._history_bytes += sum(map(len, payloads))
-        while self._history_bytes > self.options.history:
-            self._history_bytes -= len(history.popleft()[1])
 
     def _add_usage(self, attempt: Attempt | None, resume_at: int) -> None:
         """Keep the usage of a broken request whose answer stands in part."""
@@ -741,13 +695,8 @@ class Session:
             self.status = follow(self.status, "restarting")
         self.error = self._restart_error = error
         self.attempt += 1
-        self.next_sequence = self.resumed_at = resume_at
-        history = self._history
-        while history and history[-1][0] >= resume_at:
-            self._history_bytes -= len(history.pop()[1])
-        if self._restarts is None:
-            self._restarts = []
-        self._restarts.append((self.attempt, resume_at))
+        self.next_sequence = resume_at
+        self._history.restart(self.attempt, resume_at)
         self._table.count_restart()
         message = StreamRestarting(self.stream_id, self.attempt, resume_at, delay, error, self.tag)
         for subscription in self._subscriptions:

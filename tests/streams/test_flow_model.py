@@ -347,8 +347,8 @@ class Delivery(RuleBasedStateMachine):
         session = self.session
         expected = len(self.truth)
         already = any(s.urn == person.actor_urn and not s.closed for s in session._subscriptions)
-        kept = session._history
-        oldest = kept[0][0] if kept else len(self.truth)
+        kept = session._history.oldest
+        oldest = len(self.truth) if kept is None else kept
         try:
             subscription = session.subscribe(person, after, flow)  # type: ignore[arg-type]
         except HistoryGoneError:
