@@ -150,11 +150,11 @@ class _GatedInbox(queue.Queue[Any]):
     reached: threading.Event
     gate: threading.Event
 
-    def put(self, item: Any, *args: Any, **kwargs: Any) -> None:
+    def _put(self, item: Any) -> None:
         if isinstance(item.message, StreamEvent) and not self.reached.is_set():
             self.reached.set()
             self.gate.wait(10)
-        super().put(item, *args, **kwargs)
+        super()._put(item)
 
 
 def test_case_36_killed_between_two_deliveries() -> None:
