@@ -209,10 +209,13 @@ class Sessions:
                 self._past_events += session.events_count
 
     def forget_all(self) -> None:
-        """Drop what lingers: the tree has ended, and nobody can ask any more."""
+        """Drop what lingers: the tree has ended, and nobody can ask any more. Started again, it begins anew."""
         with self._lock:
             timers = list(self._lingering.values())
             self._lingering.clear()
+            self._past_events += sum(session.events_count for session in self._sessions.values())
+            self._sessions.clear()
+            self._draining = False
         for timer in timers:
             timer.cancel()
 

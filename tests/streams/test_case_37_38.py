@@ -11,6 +11,7 @@ import pykka
 import pytest
 
 from gemini_streams import (
+    Drain,
     Gemini,
     ManagerActor,
     ManagerRef,
@@ -217,12 +218,13 @@ def test_case_38_below_an_applications_supervisor_the_whole_tree_comes_back(gemi
             last = probe.expect(StreamError)
             assert (last.stream_id, type(last.error)) == (stream_id, StreamCrashedError)
             manager = cast("ManagerRef", eventually(partial(_another, manager)))
-            assert manager.get_stats(timeout=1).streams_by_status.get("active", 0) == 0
+            assert manager.list_streams(timeout=1) == []
             manager.start_stream("new", subscriber=probe.ref, timeout=1)
             assert probe.expect(StreamComplete).ok
         assert check_history(probe.messages, ended=True) == []
         assert table_of(manager)._running == 0
 
+        assert manager.ask(Drain(1), timeout=2) == 0
         assert manager.stop(timeout=5) is True  # in order: the application's supervisor lets it be
         assert app.is_alive()
         [child] = app.which_children()
