@@ -984,14 +984,15 @@ class LocalGemini:
         self._loop, self._stop = loop, asyncio.Event()
         ready.set()
         handshakes: set[asyncio.Task[None]] = set()
-        accepting = asyncio.create_task(self._accept(listener, context, handshakes))
+        self._accept(loop, listener, context, handshakes)
         await self._stop.wait()
-        for task in (accepting, *handshakes):
+        loop.remove_reader(listener)
+        for task in handshakes:
             task.cancel()
         for connection in list(self._connections):
             connection.drop()
         exchanges = [connection.task for connection in self._connections if connection.task is not None]
-        await asyncio.gather(accepting, *handshakes, *exchanges, return_exceptions=True)
+        await asyncio.gather(*handshakes, *exchanges, return_exceptions=True)
         listener.close()
         for _ in range(100):  # transports close their sockets a turn of the loop later
             if not self._connections:
@@ -1005,22 +1006,43 @@ class LocalGemini:
         ):  # a failed handshake is the client's business
             self._failures.append(error)
 
-    async def _accept(
-        self, listener: socket.socket, context: ssl.SSLContext | None, handshakes: set[asyncio.Task[None]]
+    def _accept(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        context: ssl.SSLContext | None,
+        handshakes: set[asyncio.Task[None]],
     ) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
+        """Accept whoever comes, by a callback: a task that is cancelled may have a socket in hand."""
+
+        def begin() -> None:
+            if self._stop is not None and not self._stop.is_set():
+                loop.add_reader(listener, accept)
+
+        def accept() -> None:
             try:
-                accepted, _ = await loop.sock_accept(listener)
+                accepted, _ = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
             except OSError:  # out of descriptors, or the client has gone already
-                await asyncio.sleep(0.01)
-                continue
+                loop.remove_reader(listener)
+                loop.call_later(0.01, begin)
+                return
+            accepted.setblocking(False)
             with contextlib.suppress(OSError):  # each event leaves when it is written
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections_opened += 1
             task = asyncio.create_task(self._connect(accepted, context, self._connections_opened))
             handshakes.add(task)
-            task.add_done_callback(handshakes.discard)
+
+            def done(task: asyncio.Task[None]) -> None:
+                handshakes.discard(task)
+                if task.cancelled():  # it may never have begun
+                    accepted.close()
+
+            task.add_done_callback(done)
+
+        begin()
 
     async def _connect(self, accepted: socket.socket, context: ssl.SSLContext | None, number: int) -> None:
         loop = asyncio.get_running_loop()
