@@ -89,6 +89,23 @@ class Mailbox:
             if self._parked is not None and self._items:
                 self._unpark()
 
+    def try_put(self, envelope: Envelope[Any], /) -> bool:
+        """Add a message if nobody is at the lock just now, the calling thread included: for `__del__` and the like.
+
+        The garbage collector calls those in whatever thread it runs in, wherever that is: they must wait for no
+        lock. Raises `pykka.ActorDeadError` when the mailbox is closed.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if not self._gate or self._admit(envelope):
+                self._items.append(envelope)
+                if self._parked is not None:
+                    self._unpark()
+            return True
+        finally:
+            self._lock.release()
+
     def unget(self, envelope: Envelope[Any], /) -> None:
         """Put something back at the front: it is the next to be taken.
 
