@@ -103,8 +103,9 @@ def test_case_44_those_who_were_held_back_come_spread_by_jitter() -> None:
         probes = [scene.start()[1] for _ in range(30)]
         eventually(lambda: clock.pending() >= 31)
         moments = {round(timer.due - 1000, 6) for _, _, timer in clock._heap if timer.pending}
-        assert len(moments) > 25
-        assert all(10 <= moment <= 15 for moment in moments)
+        soon = {moment for moment in moments if moment < 30}  # later ones are time-outs
+        assert len(soon) > 25
+        assert all(10 <= moment <= 15 for moment in soon), soon
         clock.advance(9.99)
         time.sleep(0.02)
         assert scene.requests("why") == 0
