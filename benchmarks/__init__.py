@@ -1,0 +1,1 @@
+"""What streams cost, ours beside the others, in one run: `python -m benchmarks`. See docs/performance.md."""

@@ -1,0 +1,152 @@
+"""No actors: requests with `raw.stream(None)`, a split at blank lines, orjson. In one thread, or in one a stream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import requests
+import requests.adapters
+
+from benchmarks.kit import (
+    KEY,
+    Countdown,
+    Delays,
+    Figures,
+    Footprint,
+    Meter,
+    Opened,
+    Work,
+    finish,
+    profiled,
+)
+
+HEADERS = {"Content-Type": "application/json", "x-goog-api-key": KEY}
+
+Handle = Callable[[Any], None]
+
+
+def session(connections: int = 1) -> requests.Session:
+    made = requests.Session()
+    made.trust_env = False
+    made.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=connections))
+    return made
+
+
+def answer_of(http: requests.Session, work: Work) -> requests.Response:
+    answer = http.post(work.endpoint, data=work.body, headers=HEADERS, stream=True)
+    answer.raise_for_status()
+    return answer
+
+
+def count(http: requests.Session, work: Work) -> int:
+    """The bare loop: as little as Python can do for an event. Returns how many there were."""
+    loads = orjson.loads
+    number = 0
+    rest = b""
+    event: Any = None
+    with answer_of(http, work) as answer:
+        for piece in answer.raw.stream(None):
+            *whole, rest = (rest + piece).split(b"\r\n\r\n")
+            for payload in whole:
+                event = loads(payload[6:])
+                number += 1
+    if rest or event["candidates"][0]["finishReason"] != "STOP":
+        raise ValueError("the answer is not whole")
+    return number
+
+
+def handle_all(http: requests.Session, work: Work, handle: Handle) -> None:
+    """The same loop, giving each event to `handle`."""
+    loads = orjson.loads
+    rest = b""
+    with answer_of(http, work) as answer:
+        for piece in answer.raw.stream(None):
+            *whole, rest = (rest + piece).split(b"\r\n\r\n")
+            for payload in whole:
+                handle(loads(payload[6:]))
+    if rest:
+        raise ValueError("the answer is not whole")
+
+
+def one(work: Work) -> Figures:
+    figures = Figures(expected=work.events)
+    http = session()
+    for number in range(work.repeat + 1):
+        meter = Meter()
+        with profiled(on=work.profile and number == work.repeat):
+            sample = meter.stop(count(http, work))
+        if number:
+            figures.samples.append(sample)
+    return figures
+
+
+def short(work: Work) -> Figures:
+    http = session()
+    count(http, work)
+    opened = Opened(work)
+    meter = Meter()
+    sample = meter.stop(sum(count(http, work) for _ in range(work.streams)))
+    return Figures(expected=work.events * work.streams, samples=[sample], values=opened.values())
+
+
+class Reader(threading.Thread):
+    """One plain thread that reads one stream and handles its events."""
+
+    def __init__(self, http: requests.Session, work: Work, ended: Countdown, handle: Handle) -> None:
+        super().__init__(daemon=True)
+        self.http = http
+        self.work = work
+        self.ended = ended
+        self.handle = handle
+
+    def run(self) -> None:
+        failure = None
+        try:
+            handle_all(self.http, self.work, self.handle)
+        except Exception as error:
+            failure = repr(error)
+        self.ended.done(failure)
+
+
+def many(work: Work) -> Figures:
+    """One plain thread a stream."""
+    http = session(work.streams)
+    delays = Delays()
+    ended = Countdown(work.streams)
+    footprint = Footprint() if work.footprint else None
+    meter = Meter()
+    for _ in range(work.streams):
+        Reader(http, work, ended, delays.see).start()
+    return finish(work, ended, delays, meter, footprint)
+
+
+def memory(work: Work) -> Figures:
+    http = session(work.streams)
+    ended = Countdown(work.streams)
+    handled = [0] * work.streams
+
+    def counter(index: int) -> Handle:
+        def handle(_event: Any) -> None:
+            handled[index] += 1
+
+        return handle
+
+    handles = [counter(index) for index in range(work.streams)]
+    count(http, Work(url=work.url, events=3))
+    footprint = Footprint()
+    for handle in handles:
+        Reader(http, work, ended, handle).start()
+    wait_until(lambda: min(handled) >= 3)
+    return Figures(values=footprint.values(work.streams), notes=ended.failed)
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > until:
+            raise TimeoutError("the streams did not come up")
+        time.sleep(0.05)

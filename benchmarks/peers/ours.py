@@ -1,0 +1,203 @@
+"""gemini_streams, with `SubscriberActor`s and with a plain `pykka.ThreadingActor`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pykka
+
+from benchmarks.kit import (
+    PROMPT,
+    Countdown,
+    Delays,
+    Figures,
+    Footprint,
+    Meter,
+    Opened,
+    Work,
+    finish,
+    profiled,
+)
+from benchmarks.peers.bare import wait_until
+from gemini_streams import (
+    Gemini,
+    ManagerActor,
+    ManagerRef,
+    StartStream,
+    StreamComplete,
+    StreamError,
+    StreamEvent,
+    StreamStopped,
+    SubscriberActor,
+)
+from gemini_streams.stream_actor import StreamActor
+
+
+class Counter(SubscriberActor):
+    """Counts; the fast path."""
+
+    def __init__(self, ended: Countdown) -> None:
+        super().__init__()
+        self.ended = ended
+        self.count = 0
+
+    def on_stream_event(self, event: StreamEvent) -> None:
+        self.count += 1
+
+    def on_stream_complete(self, message: StreamComplete) -> None:
+        self.ended.done(None if message.ok else repr(message))
+
+    def on_stream_error(self, message: StreamError) -> None:
+        self.ended.done(repr(message))
+
+    def on_stream_stopped(self, message: StreamStopped) -> None:
+        self.ended.done(repr(message))
+
+
+class PlainCounter(pykka.ThreadingActor):
+    """Counts; any Pykka actor."""
+
+    def __init__(self, ended: Countdown) -> None:
+        super().__init__()
+        self.ended = ended
+        self.count = 0
+
+    def on_receive(self, message: Any) -> None:
+        if type(message) is StreamEvent:
+            self.count += 1
+        else:
+            self.ended.done(None if isinstance(message, StreamComplete) and message.ok else repr(message))
+
+
+class Timed(SubscriberActor):
+    """Notes each event's delay."""
+
+    def __init__(self, ended: Countdown, delays: Delays) -> None:
+        super().__init__()
+        self.ended = ended
+        self.see = delays.see
+
+    def on_stream_event(self, event: StreamEvent) -> None:
+        self.see(event.data)
+
+    def on_stream_complete(self, message: StreamComplete) -> None:
+        self.ended.done(None if message.ok else repr(message))
+
+    def on_stream_error(self, message: StreamError) -> None:
+        self.ended.done(repr(message))
+
+    def on_stream_stopped(self, message: StreamStopped) -> None:
+        self.ended.done(repr(message))
+
+
+def start_manager(work: Work, **options: Any) -> ManagerRef:
+    return ManagerActor.start(
+        endpoint=Gemini(api_key="benchmark", base_url=work.url),
+        max_streams=max(work.streams, 10),
+        model=work.model,
+        history=work.history,
+        **options,
+    )
+
+
+def one(work: Work, counter: type[Counter | PlainCounter] = Counter) -> Figures:
+    figures = Figures(expected=work.events * work.subscribers)
+    manager = start_manager(work)
+    if work.profile:
+        profile_stream_thread()
+    for number in range(work.repeat + 1):
+        ended = Countdown(work.subscribers)
+        refs: list[pykka.ActorRef[Any]] = [counter.start(ended) for _ in range(work.subscribers)]
+        meter = Meter()
+        manager.ask(StartStream(PROMPT, subscriber=refs))
+        ended.wait(work.until)
+        sample = meter.stop(sum(ref.proxy().count.get() for ref in refs))
+        figures.notes += ended.failed
+        if number:
+            figures.samples.append(sample)
+        for ref in refs:
+            ref.stop()
+    return figures
+
+
+def plain(work: Work) -> Figures:
+    return one(work, PlainCounter)
+
+
+def profile_stream_thread() -> None:
+    stream = StreamActor._stream
+
+    def _stream(self: StreamActor, attempt: Any) -> None:
+        with profiled(on=True):
+            stream(self, attempt)
+
+    StreamActor._stream = _stream  # type: ignore[method-assign]
+
+
+class Chain(SubscriberActor):
+    """Starts the next stream as soon as it has the last message of the one before."""
+
+    def __init__(self, manager: ManagerRef, streams: int, ended: Countdown) -> None:
+        super().__init__()
+        self.manager = manager
+        self.left = streams
+        self.ended = ended
+        self.count = 0
+
+    def begin(self) -> None:
+        self.left -= 1
+        self.manager.tell(StartStream(PROMPT, subscriber=self.actor_ref))
+
+    def on_stream_event(self, event: StreamEvent) -> None:
+        self.count += 1
+
+    def on_stream_complete(self, message: StreamComplete) -> None:
+        if self.left:
+            self.begin()
+        else:
+            self.ended.done()
+
+    def on_stream_error(self, message: StreamError) -> None:
+        self.ended.done(repr(message))
+
+
+def short(work: Work) -> Figures:
+    manager = start_manager(work)
+    opened = Opened(work)
+    for streams in (1, work.streams):
+        ended = Countdown(1)
+        chain = Chain.start(manager, streams, ended).proxy()
+        opened = Opened(work)
+        meter = Meter()
+        chain.begin()
+        ended.wait(work.until)
+        sample = meter.stop(chain.count.get())
+    return Figures(
+        expected=work.events * work.streams, samples=[sample], values=opened.values(), notes=ended.failed
+    )
+
+
+def many(work: Work) -> Figures:
+    """`subscribers` actors shared by all streams, or one a stream where it is 0."""
+    delays = Delays()
+    ended = Countdown(work.streams)
+    manager = start_manager(work)
+    refs = [Timed.start(ended, delays) for _ in range(work.subscribers or work.streams)]
+    footprint = Footprint() if work.footprint else None
+    meter = Meter()
+    for index in range(work.streams):
+        manager.tell(StartStream(PROMPT, subscriber=refs[index % len(refs)]))
+    return finish(work, ended, delays, meter, footprint)
+
+
+def memory(work: Work) -> Figures:
+    ended = Countdown(work.streams)
+    manager = start_manager(work)
+    refs = [Counter.start(ended) for _ in range(10)]
+    warm = Countdown(1)
+    manager.ask(StartStream(PROMPT, subscriber=Counter.start(warm), model="bench-n3-d0-s200"))
+    warm.wait(30)
+    footprint = Footprint()
+    ids = [manager.start_stream(PROMPT, subscriber=refs[index % 10]) for index in range(work.streams)]
+    wait_until(lambda: all(manager.get_stream_info(stream_id).events_count >= 3 for stream_id in ids))
+    return Figures(values=footprint.values(work.streams), notes=ended.failed)
