@@ -230,7 +230,7 @@ def test_every_error_can_be_raised_as_a_copy(
 def test_what_can_be_read_off_it(gemini: LocalGemini, manager: StartManager) -> None:
     gemini.on("why", Reply("one two three"))
     answer = stream(manager(), "why", tag="mine")
-    assert answer.stream_id is None
+    assert not answer.stream_id
     items = list(answer)
     assert isinstance(answer.result, StreamComplete)
     assert answer.result.tag == "mine"
