@@ -203,13 +203,15 @@ def test_stop_all_ends_it_in_order() -> None:
 
 
 def test_the_end_leaves_no_timer() -> None:
+    before = [timer for _, _, timer in SYSTEM_CLOCK._heap]
     with Scene() as scene:
         scene.gemini.on("why", HELD)
         for _ in range(10):
             _, probe = scene.start(deadline=100, keep=50)
             probe.expect(StreamEvent)
         scene.manager.stop(timeout=5)
-        eventually(lambda: SYSTEM_CLOCK.pending() == 0)
+        left = [timer for _, _, timer in SYSTEM_CLOCK._heap if timer.pending and timer not in before]
+        assert left == [], [timer._callback for timer in left]
 
 
 CHILD = """
