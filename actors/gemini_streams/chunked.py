@@ -37,6 +37,11 @@ class ChunkedDecoder:
         """Return the payload in the next bytes of the body; raises `ChunkedError`."""
         if not data:
             return b""
+        if not self._left and not self._line and not self._trailers:
+            eol = data.find(b"\r\n")
+            size = self._sizes.get(data[:eol])
+            if size and len(data) == eol + size + 4 and data.endswith(b"\r\n"):  # one chunk, the whole of it
+                return data[eol + 2 : -2]
         pieces: list[bytes] = []
         end = len(data)
         pos = 0

@@ -69,6 +69,8 @@ _log = get_logger(__name__)
 _decoder = msgspec.json.Decoder()
 
 TOO_MANY_REQUESTS = 429
+_NO_LIMIT = 1 << 62
+
 _HUNG_AFTER = 1.0
 """Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
 
@@ -84,6 +86,8 @@ class Attempt:
         "connected",
         "error",
         "exchange",
+        "free",
+        "free_bytes",
         "heard_at",
         "hop",
         "interrupted",
@@ -106,6 +110,9 @@ class Attempt:
         """Events of this attempt, over all its hops."""
         self.hop = 0
         """Events of the present request."""
+        self.free = 0
+        self.free_bytes = 0
+        """Events and bytes that surely fit everybody who pauses: until the next delivery there is only more room."""
 
 
 class Session:
@@ -465,6 +472,7 @@ class Session:
                 self._first_event_at = now
             first = self.next_sequence
             self.next_sequence = first + count
+            attempt.free, attempt.free_bytes = self._free()
             self._history.remember(first, payloads)
             meaning = attempt.meaning
             if meaning.token is not None and self.automatic_continuation:
@@ -620,10 +628,21 @@ class Session:
                 room = free_bytes
         return full, count, room
 
+    def _free(self) -> tuple[int, int]:
+        """Return how many events and bytes all of those who pause can take."""
+        count = size = _NO_LIMIT
+        for subscription in self._pausing:
+            free, free_bytes, _ = subscription.room()
+            count = min(count, free)
+            size = min(size, free_bytes)
+        return count, size
+
     def _join(self, subscription: Subscription) -> None:
         self._subscriptions = (*self._subscriptions, subscription)
         if subscription.pausing:
             self._pausing = (*self._pausing, subscription)
+            if self.current is not None:
+                self.current.free = 0  # its window is another one
         self._keep_until = None
 
     def _leave(self, subscription: Subscription) -> Attempt | None:

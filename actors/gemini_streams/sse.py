@@ -93,6 +93,22 @@ class Decoder:
             line_end = chunk.find(b"\n")
             if line_end > 0:  # a guess, which the counts below hold to
                 separator = b"\r\n\r\n" if chunk[line_end - 1] == 13 else b"\n\n"
+        if (
+            separator
+            and not self._tail
+            and self._data is None
+            and not self._size
+            and not self._skip_lf
+            and chunk.startswith(_PREFIX)
+            and chunk.endswith(separator)
+            and chunk.count(b"\n") == 2
+            and chunk.count(b"\r") == len(separator) - 2
+            and len(chunk) <= self._max
+        ):  # one event, the whole of it and nothing else: what a model in no hurry sends
+            self._keep([chunk[6 : -len(separator)]])
+            self._separator = separator
+            self._at_start = False
+            return
         if separator and self._data is None and not self._size and not self._skip_lf and separator in chunk:
             data = b"".join((self._tail, chunk)) if self._tail else chunk
             end = data.rfind(separator)
@@ -121,6 +137,11 @@ class Decoder:
     def next_size(self) -> int:
         """Bytes of the next event that was not taken; 0 where there is none."""
         return len(self._ready[self._next]) if self._next < len(self._ready) else 0
+
+    @property
+    def waiting_size(self) -> int:
+        """Bytes of all finished events that have not been taken."""
+        return sum(map(len, self._ready[self._next :] if self._next else self._ready))
 
     def take(self, count: int | None = None, room: int | None = None) -> list[bytes]:
         """Return the data of the next finished events, at most `count`, as many as fit `room` bytes together.

@@ -137,6 +137,13 @@ class StreamActor(SupervisedActor):
         late: GeminiStreamsError | None = None
         while True:
             if decoder.waiting:
+                if (
+                    decoder.waiting <= attempt.free
+                    and decoder.waiting_size <= attempt.free_bytes
+                    and session.subscribers < _MANY
+                ):
+                    self._deliver(attempt, decoder.take())
+                    continue
                 count, room = session.room(attempt, decoder.next_size)
                 if (
                     count is None
@@ -149,7 +156,7 @@ class StreamActor(SupervisedActor):
                     continue
             elif late is not None:
                 raise late
-            else:
+            elif attempt.free <= 0 or attempt.free_bytes <= 0:
                 session.room(attempt, 0)
             try:
                 data = exchange.read()
