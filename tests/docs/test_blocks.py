@@ -19,7 +19,14 @@ import pytest
 from gemini_streams.testing import LocalGemini, Reply
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/tutorial.md", "docs/guarantees.md", "docs/errors.md", "docs/design.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/guarantees.md",
+    "docs/errors.md",
+    "docs/design.md",
+    "docs/flow-control.md",
+)
 
 _BLOCK = re.compile(r"(?ms)^```python\n(?P<code>.*?)^```\n(?:\s*```text\n(?P<output>.*?)^```\n)?")
 _CALL_TESTS = """
