@@ -24,6 +24,7 @@ from .mailbox import Mailbox
 from .ref import SupervisedRef
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 __all__ = ["Reply", "SupervisedActor", "supervised_class"]
@@ -78,6 +79,17 @@ class Reply(Generic[T]):
         return self._reply_to
 
 
+class _Told:
+    """A property that an attribute of the same name may hide: a plain Pykka actor's class knows nothing of it."""
+
+    def __init__(self, tell: Callable[[Any], bool]) -> None:
+        self._tell = tell
+        self.__doc__ = tell.__doc__
+
+    def __get__(self, actor: Any, _owner: type[Any] | None = None) -> bool:
+        return self._tell(actor)
+
+
 class SupervisedActor(pykka.ThreadingActor):
     """The base class for actors that are supervised, or that may be monitored in full."""
 
@@ -104,11 +116,11 @@ class SupervisedActor(pykka.ThreadingActor):
 
     def stop(self) -> None:
         """Stop it after the messages that are in its inbox now, from its own thread or any other."""
-        if current_incarnation() is self._incarnation:
+        if current_incarnation() is self._supervised_incarnation:
             with contextlib.suppress(pykka.ActorDeadError):
                 self.actor_inbox.put(_pykka.new_stop())  # nobody waits for it, and it waits on nothing
         else:
-            self._cell.ref.request_stop()
+            self._supervised_cell.ref.request_stop()
 
     def interrupt(self) -> None:
         """May be implemented: free whatever the actor waits on.
@@ -117,19 +129,19 @@ class SupervisedActor(pykka.ThreadingActor):
         the middle of anything; it may be called several times. It must not block.
         """
 
-    @property
+    @_Told
     def retired(self) -> bool:
         """Whether this incarnation has been killed, abandoned, replaced or told to end at once.
 
         A handler that runs long may look at it and return. What it still does is not undone.
         """
-        incarnation = self._incarnation
+        incarnation = self._supervised_incarnation
         return incarnation is not None and incarnation.retired
 
-    @property
+    @_Told
     def shut_down(self) -> bool:
         """Whether this incarnation's supervisor ends it in order, as against a `stop()` of its ref."""
-        incarnation = self._incarnation
+        incarnation = self._supervised_incarnation
         return incarnation is not None and (
             incarnation.stop_as is not None or isinstance(incarnation.order, Shutdown)
         )
@@ -140,7 +152,7 @@ class SupervisedActor(pykka.ThreadingActor):
         What the handler returns is then not the answer; what it raises is, if it is not answered
         yet. For a message that was told, and for a second call, the reply leads nowhere.
         """
-        incarnation = self._incarnation
+        incarnation = self._supervised_incarnation
         if incarnation is None:
             raise RuntimeError("defer_reply() is for handlers")
         reply_to, incarnation.reply_to = incarnation.reply_to, None
@@ -175,17 +187,17 @@ class SupervisedActor(pykka.ThreadingActor):
 
     # -- private
 
-    _incarnation: Incarnation | None = None
-    _own_cell: Cell | None = None
+    _supervised_incarnation: Incarnation | None = None
+    _supervised_own_cell: Cell | None = None
     _supervised_ref: SupervisedRef[Any] | None = None
 
     @property
-    def _cell(self) -> Cell:
-        cell = self._own_cell
+    def _supervised_cell(self) -> Cell:
+        cell = self._supervised_own_cell
         if cell is None:
             # Built by hand, without a start.
             cell = Cell(type(self), type(self))
-            keep(self, "_own_cell", cell)
+            keep(self, "_supervised_own_cell", cell)
         return cell
 
     @property
@@ -196,7 +208,7 @@ class SupervisedActor(pykka.ThreadingActor):
     def _actor_ref(self, _pykkas_own: pykka.ActorRef[Any]) -> None:
         # The last thing that Pykka's Actor.__init__ does; the rest of a subclass's __init__ already
         # sees the ref, the inbox and the URN that it will keep.
-        keep(self, "_supervised_ref", self._cell.adopt(self))
+        keep(self, "_supervised_ref", self._supervised_cell.adopt(self))
 
     @staticmethod
     def _create_actor_inbox() -> Mailbox:
@@ -205,19 +217,28 @@ class SupervisedActor(pykka.ThreadingActor):
     def _start_actor_loop(self) -> None:
         raise TypeError("a supervised actor is started by start(), or by its supervisor")
 
-    def _wind_down(self) -> None:
+    def _supervised_wind_down(self) -> None:
         """End what lives only by this actor: a supervisor's children."""
 
-    def _abandoned(self) -> None:
+    def _supervised_abandoned(self) -> None:
         """End the children of a supervisor whose thread was left behind, in another thread."""
 
-    def _forgets(self, _child: Cell) -> bool:
+    def _supervised_forgets(self, _child: Cell) -> bool:
         """Forget a child that has ended in order, in its thread, where nothing else follows from that."""
         return False
 
-    def _children_allowance(self) -> float | None:
+    def _supervised_allowance(self) -> float | None:
         """Seconds that ending the children may take; None: no limit."""
         return 0.0
+
+
+class _Unannounced:
+    """Keeps the class that is made for another from that one's `__init_subclass__`."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: to its application there is no such class."""
 
 
 def supervised_class(actor_class: type[pykka.ThreadingActor]) -> type[SupervisedActor]:
@@ -237,5 +258,5 @@ def supervised_class(actor_class: type[pykka.ThreadingActor]) -> type[Supervised
         "_supervises": actor_class,
     }
     metaclass: Any = type(actor_class)
-    made = metaclass(actor_class.__name__, (actor_class, SupervisedActor), namespace)
+    made = metaclass(actor_class.__name__, (_Unannounced, actor_class, SupervisedActor), namespace)
     return cast("type[SupervisedActor]", made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import pykka
 
@@ -28,6 +28,10 @@ def sibling(child_id: str) -> Any:
     that does not run, or comes later, fails.
     """
     return Sibling(child_id)
+
+
+_FOREVER: Final = 1e9
+"""Seconds; nothing that waits takes `math.inf`, nor much more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,10 @@ class ChildSpec:
         )
         if self.significant and self.restart == "permanent":
             raise InvalidSpecError("a permanent child cannot be significant: it never ends by itself")
+        if self.shutdown is not None and self.shutdown >= _FOREVER:
+            object.__setattr__(self, "shutdown", None)
+        if self.start_timeout is not None and self.start_timeout > _FOREVER:
+            object.__setattr__(self, "start_timeout", _FOREVER)
         if getattr(cls, "_is_supervisor", False):
             object.__setattr__(self, "type", "supervisor")
 

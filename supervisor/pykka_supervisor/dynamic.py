@@ -172,9 +172,9 @@ class DynamicSupervisor(BaseSupervisor):
 
     def _restarts_of(self, child: Child) -> int:
         intensity = child.intensity
-        return 0 if intensity is None else intensity.peek(self._cell.clock.monotonic())
+        return 0 if intensity is None else intensity.peek(self._supervised_cell.clock.monotonic())
 
-    def _forgets(self, cell: Cell) -> bool:
+    def _supervised_forgets(self, cell: Cell) -> bool:
         child = self._children.get(cell)
         if child is None or self._closing or child.hang_timer is not None or child.restart_timer is not None:
             return False
@@ -209,7 +209,7 @@ class DynamicSupervisor(BaseSupervisor):
     def _ended_by_itself(self, child: Child) -> None:
         """Nothing follows from it here."""
 
-    def _children_allowance(self) -> float | None:
+    def _supervised_allowance(self) -> float | None:
         longest = 0.0
         for cell in list(self._children):
             allowed = cell.allowance()

@@ -90,7 +90,7 @@ class Crash(Exit):
     and text of what was raised are.
     """
 
-    exception: BaseException | None = field(compare=False)
+    exception: BaseException | None = field(compare=False, repr=False)
     cause: str
     trace: str = field(default="", compare=False, repr=False)
 
@@ -99,7 +99,8 @@ class Crash(Exit):
         """Make the reason for an exception that has just been caught."""
         cause = _one_line(exception)
         trace = _trace(exception)
-        exception.__traceback__ = None
+        # Past the class's own `__setattr__`: a frozen dataclass refuses.
+        BaseException.with_traceback(exception, None)
         return cls(exception, cause, trace)
 
     def __reduce__(self) -> tuple[type[Crash], tuple[BaseException | None, str, str]]:
@@ -110,7 +111,7 @@ class Crash(Exit):
 class StartFailed(Exit):
     """`__init__` or `on_start` raised, took longer than `start_timeout`, or no thread could be started."""
 
-    exception: BaseException | None = field(compare=False)
+    exception: BaseException | None = field(compare=False, repr=False)
     cause: str
     trace: str = field(default="", compare=False, repr=False)
 

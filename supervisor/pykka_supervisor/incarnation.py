@@ -33,7 +33,7 @@ from . import _pykka, names
 from ._pykka import Envelope
 from .errors import ActorKilledError, IgnoreStart, StartError
 from .exits import Abandoned, Crash, Exit, Killed, Normal, Shutdown, StartFailed, is_abnormal
-from .log import get_logger
+from .log import contain, get_logger
 from .mailbox import PARKED, Mailbox, Receiver
 from .policy import RestartType, wants_restart
 from .timers import SYSTEM_CLOCK, Clock, Timer
@@ -277,13 +277,13 @@ class Cell:
         StartError where no thread can be started; the caller then decides about the cell.
         """
         actor = self.run_class.__new__(self.run_class, *args, **kwargs)
-        keep(actor, "_own_cell", self)
+        keep(actor, "_supervised_own_cell", self)
         actor.__init__(*args, **kwargs)  # type: ignore[misc]
         if actor._supervised_ref is None:  # noqa: SLF001
             raise StartError(f"{self.actor_class.__name__}.__init__ did not call super().__init__()")
         incarnation = Incarnation(self, actor, self.generation + 1)
         incarnation.start_or_end = start_or_end
-        keep(actor, "_incarnation", incarnation)
+        keep(actor, "_supervised_incarnation", incarnation)
         with self.lock:
             if self.reason is not None:
                 raise StartError(f"{self} has ended")
@@ -357,7 +357,7 @@ class Cell:
             linked.cut()
         actor = incarnation.actor
         if actor is not None:
-            actor._abandoned()  # noqa: SLF001
+            actor._supervised_abandoned()  # noqa: SLF001
         incarnation.answer_stops()
         _log.warning("thread_abandoned", actor=str(self), thread=incarnation.thread.name, reason=reason)
         return True
@@ -386,7 +386,8 @@ class Cell:
         for monitor in monitors or ():
             try:
                 monitor(reason, restarting)
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
+                contain(error)
                 _log.error("monitor_failed", actor=str(self), exc_info=error)
 
     def _dispose(self, left: list[Envelope[Any]]) -> None:
@@ -456,11 +457,16 @@ class Cell:
 
     def _is_forgotten(self, incarnation: Incarnation, reason: Exit) -> bool:
         """Whether nothing follows from this end, so that its supervisor need not wake for it."""
-        if self.reason is None or incarnation.error is not None or self.supervisor is None or is_abnormal(reason):
+        if (
+            self.reason is None
+            or incarnation.error is not None
+            or self.supervisor is None
+            or is_abnormal(reason)
+        ):
             return False
         above = self.supervisor.incarnation
         supervisor = None if above is None else above.actor
-        return supervisor is not None and supervisor._forgets(self)  # noqa: SLF001
+        return supervisor is not None and supervisor._supervised_forgets(self)  # noqa: SLF001
 
     def _tell_supervisor(self, incarnation: Incarnation, reason: Exit) -> None:
         if self.supervisor is None:
@@ -475,7 +481,7 @@ class Cell:
         """Seconds that ending this actor in order may take, its children's included; None: no limit."""
         incarnation = self.incarnation
         actor = incarnation.actor if incarnation is not None else None
-        children = 0.0 if actor is None else actor._children_allowance()  # noqa: SLF001
+        children = 0.0 if actor is None else actor._supervised_allowance()  # noqa: SLF001
         if self.shutdown is None or children is None:
             return None
         return self.shutdown + children
@@ -574,7 +580,8 @@ class Incarnation(Receiver):
             return
         try:
             actor.interrupt()
-        except Exception as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001
+            contain(error)
             _log.error("interrupt_failed", actor=str(self.cell), exc_info=error)
 
     def join(self, timeout: float | None) -> bool:
@@ -665,7 +672,7 @@ class Incarnation(Receiver):
             except Exception as error:  # noqa: BLE001
                 _log.error("link_failed", actor=str(self.cell), exc_info=error)
         try:
-            actor._wind_down()  # noqa: SLF001
+            actor._supervised_wind_down()  # noqa: SLF001
         except Exception as error:  # noqa: BLE001
             _log.error("wind_down_failed", actor=str(self.cell), exc_info=error)
 
@@ -702,6 +709,9 @@ class Incarnation(Receiver):
                 kind = kinds[message.__class__]
             except KeyError:
                 kind = kinds[message.__class__] = _kind_of(message.__class__)
+            except Exception:  # noqa: BLE001
+                # A class that cannot be hashed, or that its instances do not tell.
+                kind = _kind_of(type(message))
             if reply_to is not None:
                 if kind == _STOP:
                     self.stop_replies = [*(self.stop_replies or ()), reply_to]

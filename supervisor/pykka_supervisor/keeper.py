@@ -188,7 +188,7 @@ class BaseSupervisor(SupervisedActor):
 
     def __init__(self, *, name: str | None, clock: Clock | None) -> None:
         super().__init__()
-        cell = self._cell
+        cell = self._supervised_cell
         if clock is not None:
             cell.clock = clock
         if name is not None:
@@ -225,7 +225,7 @@ class BaseSupervisor(SupervisedActor):
     def _end_all(self, children: list[Child], *, brutal: bool = False) -> None:
         raise NotImplementedError
 
-    def _children_allowance(self) -> float | None:
+    def _supervised_allowance(self) -> float | None:
         """One after the other; a dynamic supervisor ends its children in parallel."""
         total = 0.0
         for child in self._all_children():
@@ -277,7 +277,7 @@ class BaseSupervisor(SupervisedActor):
     # -- starting
 
     def _new_cell(self, spec: ChildSpec) -> Cell:
-        mine = self._cell
+        mine = self._supervised_cell
         cell = Cell(
             spec.actor_class,
             supervised_class(spec.actor_class),
@@ -310,17 +310,22 @@ class BaseSupervisor(SupervisedActor):
             args, kwargs = resolve_siblings(spec, self._sibling)
             wait = spec.start_timeout is not None
             incarnation = cell.launch(args, kwargs, start_or_end=first and wait)
-            mine = self._incarnation
+            mine = self._supervised_incarnation
             if mine is not None and mine.abandoned:
                 incarnation.final = True
                 incarnation.command(Killed())
-                raise pykka.ActorDeadError(f"{self._cell} not found")  # noqa: TRY301
+                raise pykka.ActorDeadError(f"{self._supervised_cell} not found")  # noqa: TRY301
             if wait:
                 self._await_start(child, cell, incarnation)
         except BaseException as error:
             child.status = "stopped" if first else "restarting"
             if first and child.cell is not None:
                 child.cell.finish(StartFailed.of(error))
+            if not isinstance(error, Exception):
+                # What ends a child does not end its supervisor.
+                raise StartError(
+                    f"__init__ of {spec.actor_class.__name__} raised {type(error).__name__}"
+                ) from error
             raise
         child.status = "running"
         self._watch(child, incarnation)
@@ -331,6 +336,25 @@ class BaseSupervisor(SupervisedActor):
     def _await_start(self, child: Child, cell: Cell, incarnation: Incarnation) -> None:
         spec = child.spec
         deadline = time.monotonic() + cast("float", spec.start_timeout)
+        # Before the first look at `_stop_asked`: whoever sets that then wakes this.
+        self._waiting = incarnation.gate
+        try:
+            self._await_gate(child, cell, incarnation, deadline)
+        finally:
+            self._waiting = None
+        if incarnation.started:
+            return
+        # Its thread is about to end; then nothing of it is left.
+        incarnation.join(KILL_GRACE)
+        cause = incarnation.error
+        if isinstance(cause, Exception):
+            raise cause
+        if cause is not None:
+            raise StartError(f"on_start of {cell} raised {type(cause).__name__}") from cause
+        raise StartError(f"{cell} ended while it started: {incarnation.reason}")
+
+    def _await_gate(self, child: Child, cell: Cell, incarnation: Incarnation, deadline: float) -> None:
+        spec = child.spec
         hurried = False
         while not incarnation.started and incarnation.reason is None:
             if self._stop_asked and not hurried:
@@ -345,22 +369,8 @@ class BaseSupervisor(SupervisedActor):
                 if cell.abandon(incarnation, StartFailed.of(error)):
                     incarnation.interrupt()
                     raise error
-                break
-            self._waiting = incarnation.gate
-            try:
-                incarnation.gate.acquire(timeout=left)
-            finally:
-                self._waiting = None
-        if incarnation.started:
-            return
-        # Its thread is about to end; then nothing of it is left.
-        incarnation.join(KILL_GRACE)
-        cause = incarnation.error
-        if isinstance(cause, Exception):
-            raise cause
-        if cause is not None:
-            raise StartError(f"on_start of {cell} raised {type(cause).__name__}") from cause
-        raise StartError(f"{cell} ended while it started: {incarnation.reason}")
+                return
+            incarnation.gate.acquire(timeout=left)
 
     # -- ending
 
@@ -416,6 +426,10 @@ class BaseSupervisor(SupervisedActor):
             cell = child.live_cell()
             if cell is not None and final:
                 cell.finish(cell.last_reason or Shutdown())
+            # One that has just ended may still be at it: telling its monitors.
+            ended = None if child.cell is None else child.cell.incarnation
+            if ended is not None:
+                ended.join(KILL_GRACE)
             return
         brutal = brutal or child.spec.shutdown == 0
         if not incarnation.join(max(0.0, until - time.monotonic())):
@@ -457,17 +471,17 @@ class BaseSupervisor(SupervisedActor):
         for child, incarnation, _ in ending:
             self._settle_end(child, incarnation, until, final=True, brutal=brutal)
 
-    def _wind_down(self) -> None:
+    def _supervised_wind_down(self) -> None:
         self._closing = True
         self._end_all(self._all_children())
 
-    def _abandoned(self) -> None:
+    def _supervised_abandoned(self) -> None:
         self._closing = True
         self._end_all(self._all_children(), brutal=True)
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
-            raise pykka.ActorDeadError(f"{self._cell} not found")
+            raise pykka.ActorDeadError(f"{self._supervised_cell} not found")
 
     # -- what a child's end means
 
@@ -523,11 +537,11 @@ class BaseSupervisor(SupervisedActor):
                 delay = float(decision)
                 if not math.isfinite(delay):
                     raise ValueError(f"a decision hook returned {delay}")  # noqa: TRY301
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
                 report(self.actor_ref, "decision_error", StartFailed.of(error), offender=child.offender())
                 return GIVE_UP
             return max(0.0, delay)
-        now = self._cell.clock.monotonic()
+        now = self._supervised_cell.clock.monotonic()
         if not intensity.add(now):
             return EXCEEDED
         if backoff is None:
@@ -549,7 +563,7 @@ class BaseSupervisor(SupervisedActor):
             self._start_again(children)
             return
         message = Envelope(_RestartDue(due))
-        mailbox = self._cell.mailbox
+        mailbox = self._supervised_cell.mailbox
         if delay <= 0:
             # After what has come meanwhile, a stop above all.
             mailbox.put(message)
@@ -559,7 +573,7 @@ class BaseSupervisor(SupervisedActor):
             with contextlib.suppress(pykka.ActorDeadError):
                 mailbox.put(message)
 
-        timer = self._cell.clock.call_later(delay, fire)
+        timer = self._supervised_cell.clock.call_later(delay, fire)
         for child in children:
             child.restart_timer = timer if len(children) == 1 else None
 
@@ -591,23 +605,27 @@ class BaseSupervisor(SupervisedActor):
         limit = child.spec.hang_after
         if limit is None:
             return
-        clock = self._cell.clock
-        mailbox = self._cell.mailbox
+        clock = self._supervised_cell.clock
+        mailbox = self._supervised_cell.mailbox
 
         def check() -> None:
             if not incarnation.is_current():
                 return
-            since = incarnation.since
+            since = incarnation.handling_since
             now = clock.monotonic()
-            due = (since if since > 0 else now) + limit
-            if now >= due:
+            due = (now if since is None else since) + limit
+            if since is not None and now >= due:
                 with contextlib.suppress(pykka.ActorDeadError):
                     mailbox.put(Envelope(_Hung(child, incarnation, since)))
                 return
             # At least a millisecond: a sum of floats may come out a trifle early, again and again.
             child.hang_timer = clock.call_later(max(due - now, 0.001), check)
 
-        child.hang_timer = clock.call_later(limit, check)
+        child.hang_timer = timer = clock.call_later(limit, check)
+        if incarnation.reason is not None:
+            # It ended before there was a timer that its end could have taken back.
+            timer.cancel()
+            child.hang_timer = None
 
     def _on_hung(self, child: Child, incarnation: Incarnation, since: float) -> None:
         if child.status != "running" or not incarnation.is_current():
@@ -616,7 +634,7 @@ class BaseSupervisor(SupervisedActor):
             self._watch(child, incarnation)
             return
         cell = incarnation.cell
-        running = self._cell.clock.monotonic() - since
+        running = self._supervised_cell.clock.monotonic() - since
         if cell.abandon(incarnation, Abandoned(f"one message took more than {running:.3g} s")):
             incarnation.interrupt()
             self._handle_end(child, cell, incarnation)
@@ -626,7 +644,7 @@ class BaseSupervisor(SupervisedActor):
     def _exit(self, reason: Exit) -> None:
         """End this supervisor after the message that it handles, children first."""
         self._closing = True
-        incarnation = self._incarnation
+        incarnation = self._supervised_incarnation
         if incarnation is not None and incarnation.order is None:
             incarnation.order = reason
 

@@ -9,11 +9,12 @@ The question is asked anew for each line: an application may configure structlog
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any, Final
 
 import structlog
 
-__all__ = ["Log", "get_logger"]
+__all__ = ["Log", "contain", "get_logger"]
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -58,9 +59,23 @@ class Log:
                 exc_info = fields.pop("exc_info", None)
                 said = "".join(f" {key}={value!r}" for key, value in fields.items())
                 logger.log(number, "%s%s", event, said, exc_info=exc_info)
-        except Exception:  # noqa: BLE001
-            # A value whose repr raises must not end the actor that wanted to report it.
-            logging.getLogger(self.name).log(_LEVELS[level], "%s (its fields could not be shown)", event)
+        except BaseException as error:  # noqa: BLE001
+            # A value whose repr raises, or the application's own processor, must not end the actor that
+            # wanted to report something.
+            contain(error)
+            try:
+                logging.getLogger(self.name).log(_LEVELS[level], "%s (its fields could not be shown)", event)
+            except BaseException as again:  # noqa: BLE001
+                contain(again)
+
+
+def contain(error: BaseException) -> None:
+    """Keep what was raised by somebody else's function from ending the thread that called it.
+
+    A Ctrl-C or a signal handler's `SystemExit` in the main thread goes on: it means that thread.
+    """
+    if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+        raise error
 
 
 def get_logger(name: str) -> Log:

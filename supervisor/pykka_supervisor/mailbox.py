@@ -8,9 +8,9 @@ accepted or refused, never lost between the two, and `close()` is atomic.
 The consumer is a `Receiver`, one for each incarnation. It pops from the deque without the lock and
 takes the lock only to park when the deque is empty. What it is at stands in `since`:
 
-    FETCHING (0.0)   it may be popping
-    PARKED (-1.0)    it waits, or has left for good
-    > 0              it handles a message, since this point of its clock
+    FETCHING (-inf)  it may be popping
+    PARKED (inf)     it waits, or has left for good
+    else             it handles a message, since this point of its clock
 
 Hand-over. `retire()` forbids a receiver to take anything more and wakes it; then it waits while the
 receiver is FETCHING. A receiver says FETCHING *before* it looks at `retired`, and looks again after
@@ -21,6 +21,7 @@ order.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -28,15 +29,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pykka
 
-from ._pykka import Envelope
+from ._pykka import ActorStop, Envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 __all__ = ["FETCHING", "PARKED", "Envelope", "Mailbox", "Receiver"]
 
-FETCHING: Final = 0.0
-PARKED: Final = -1.0
+# No clock says these, whatever point it counts from.
+FETCHING: Final = -math.inf
+PARKED: Final = math.inf
 
 _OPEN: Final = 0
 _BOUNDED: Final = 1
@@ -71,23 +73,32 @@ class Mailbox:
         Raises `pykka.ActorDeadError` when the mailbox is closed.
         """
         with self._lock:
-            if self._gate and not self._admit(envelope):
+            if not self._gate or self._admit(envelope):
+                self._items.append(envelope)
+                if self._parked is not None:
+                    self._unpark()
                 return
-            self._items.append(envelope)
-            if self._parked is not None:
-                self._unpark()
+        self._refuse(envelope)
 
     def put_many(self, envelopes: Iterable[Envelope[Any]], /) -> None:
         """Add several at once: nobody's message comes between, and the consumer wakes once.
 
         Raises `pykka.ActorDeadError` when the mailbox is closed; then none was added.
         """
+        refused = []
         with self._lock:
             if self._gate:
-                envelopes = [envelope for envelope in envelopes if self._admit(envelope)]
-            self._items.extend(envelopes)
+                for envelope in envelopes:
+                    if self._admit(envelope):
+                        self._items.append(envelope)
+                    else:
+                        refused.append(envelope)
+            else:
+                self._items.extend(envelopes)
             if self._parked is not None and self._items:
                 self._unpark()
+        for envelope in refused:
+            self._refuse(envelope)
 
     def try_put(self, envelope: Envelope[Any], /) -> bool:
         """Add a message if nobody is at the lock just now, the calling thread included: for `__del__` and the like.
@@ -98,13 +109,16 @@ class Mailbox:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            if not self._gate or self._admit(envelope):
+            admitted = not self._gate or self._admit(envelope)
+            if admitted:
                 self._items.append(envelope)
                 if self._parked is not None:
                     self._unpark()
-            return True
         finally:
             self._lock.release()
+        if not admitted:
+            self._refuse(envelope)
+        return True
 
     def unget(self, envelope: Envelope[Any], /) -> None:
         """Put something back at the front: it is the next to be taken.
@@ -191,9 +205,13 @@ class Mailbox:
         """With the lock held, where the gate is not simply open: whether this one may in."""
         if self._gate == _CLOSED:
             raise pykka.ActorDeadError(f"{self.owner} not found")
-        if len(self._items) < self._limit:
+        if len(self._items) < self._limit or isinstance(envelope.message, ActorStop):
             return True
         self.dead_letters += 1
+        return False
+
+    def _refuse(self, envelope: Envelope[Any]) -> None:
+        """Without the lock, for a future may be anybody's: tell the asker that there was no room."""
         if envelope.reply_to is not None:
             envelope.reply_to.set_exception(
                 (
@@ -202,7 +220,6 @@ class Mailbox:
                     None,
                 )
             )
-        return False
 
 
 class Receiver:
@@ -217,6 +234,12 @@ class Receiver:
         self._parking = _locked()
         self.retired = False
         self.since = PARKED
+
+    @property
+    def handling_since(self) -> float | None:
+        """Since when it has been handling its present message, by its clock; None while it has none."""
+        since = self.since
+        return since if FETCHING < since < PARKED else None
 
     def get(self) -> Envelope[Any] | None:
         """Wait for a message and take it; None once retired. In the incarnation's own thread."""

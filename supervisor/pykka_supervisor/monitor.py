@@ -285,7 +285,7 @@ class _Sweeper:
             for told in watched.monitors:
                 try:
                     told.fire(reason, restarting=False)
-                except Exception as error:  # noqa: BLE001
+                except BaseException as error:  # noqa: BLE001
                     _log.error("monitor_failed", actor=str(watched.ref), exc_info=error)
 
     def _find_threads(self, unknown: list[_Watched], ended: list[tuple[_Watched, Exit]]) -> None:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pykka
 
-from . import _pykka, incarnation, monitor, names
+from . import _pykka, incarnation, names
 from .log import get_logger
 from .mailbox import Mailbox
+from .monitor import reset_after_fork as forget_monitors_after_fork
 from .ref import SupervisedRef
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _after_fork_in_child() -> None:
         if isinstance(inbox, Mailbox):
             inbox.close_after_fork()
     names.forget_after_fork()
-    monitor.reset_after_fork()
+    forget_monitors_after_fork()
     incarnation.reset_after_fork()
 
 

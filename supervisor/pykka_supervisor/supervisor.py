@@ -192,7 +192,8 @@ class Supervisor(BaseSupervisor):
             try:
                 self._add(spec)
             except BaseException as error:
-                error.add_note(f"while {self.actor_ref} started its child {spec.key!r}")
+                with contextlib.suppress(Exception):
+                    error.add_note(f"while {self.actor_ref} started its child {spec.key!r}")
                 failed = StartFailed.of(error)
                 report(self.actor_ref, "start_error", failed, offender=Child(spec).offender())
                 raise
@@ -293,7 +294,7 @@ class Supervisor(BaseSupervisor):
         return cell.ref
 
     def _restarts_of(self, child: Child) -> int:  # noqa: ARG002 - all children share one intensity
-        return self._intensity.peek(self._cell.clock.monotonic())
+        return self._intensity.peek(self._supervised_cell.clock.monotonic())
 
     def _forget(self, child: Child) -> None:
         if self._children.get(child.spec.key) is child:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .actor import SupervisedActor
 from .ref import SupervisedRef, kill
-from .timers import Timer
+from .timers import Timer, due_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ class TestClock:
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Run `callback` in the thread of the `advance` that reaches it."""
         with self._changed:
-            timer = Timer(self._now + delay, callback, self._forget_cancelled)
+            timer = Timer(due_at(self._now, delay), callback, self._forget_cancelled)
             heapq.heappush(self._heap, (timer.due, next(self._order), timer))
             self._changed.notify_all()
         return timer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from .log import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock", "Timer", "cancel_timer", "send_after"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock", "Timer", "cancel_timer", "due_at", "send_after"]
 
 _log = get_logger(__name__)
 
@@ -79,6 +80,14 @@ class Clock(Protocol):
         ...
 
 
+def due_at(now: float, delay: float) -> float:
+    """Add a delay to a point of time; ValueError for what a heap could not put in order."""
+    due = now + delay
+    if math.isnan(due):
+        raise ValueError(f"a timer cannot be due in {delay} s")
+    return due
+
+
 class SystemClock:
     """Real time. Its daemon thread starts with the first timer and ends soon after the last."""
 
@@ -105,9 +114,9 @@ class SystemClock:
         """Run `callback` in `delay` seconds in the timer thread.
 
         It must not block; an exception it raises is logged. Raises RuntimeError where the timer
-        thread cannot be started.
+        thread cannot be started, ValueError for a delay that is no number.
         """
-        due = time.monotonic() + delay
+        due = due_at(time.monotonic(), delay)
         timer = Timer(due, callback, self._note_cancelled)
         with self._changed:
             if self._thread is None:
@@ -145,7 +154,8 @@ class SystemClock:
                 return
             try:
                 callback()
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
+                # SystemExit as well: this thread is everybody's.
                 _log.error("timer_callback_failed", callback=repr(callback), exc_info=error)
             del callback
 
@@ -170,7 +180,7 @@ class SystemClock:
                     self._thread = None
                     return None
                 self._sleeping_until = idle_since + self._LINGER
-            self._changed.wait(self._sleeping_until - now)
+            self._changed.wait(min(self._sleeping_until - now, threading.TIMEOUT_MAX))
             self._sleeping_until = 0.0
 
 

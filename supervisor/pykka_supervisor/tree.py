@@ -104,8 +104,8 @@ def _node(
     if incarnation is not None and incarnation.reason is None and cell.reason is None:
         # Its supervisor's own word for it comes a moment later.
         shown = "running" if incarnation.started else "starting"
-        since = incarnation.since
-        if since > 0:
+        since = incarnation.handling_since
+        if since is not None:
             running_for = max(0.0, cell.clock.monotonic() - since)
     supervisor = None if cell.reason is not None else _supervisor_in(cell)
     children: tuple[Node, ...] = ()

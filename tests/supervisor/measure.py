@@ -168,11 +168,11 @@ def actor_kib(count: int = 2_000) -> float:
     for _ in range(count):
         cell = Cell(_Sink, _Sink)
         actor = _Sink.__new__(_Sink)
-        actor.__dict__["_own_cell"] = cell
+        actor.__dict__["_supervised_own_cell"] = cell
         actor.__init__()  # type: ignore[misc]
         incarnation = Incarnation(cell, actor, 1)
         incarnation.thread = None  # type: ignore[assignment]
-        actor.__dict__["_incarnation"] = incarnation
+        actor.__dict__["_supervised_incarnation"] = incarnation
         cell.incarnation = incarnation
         kept.append(cell)
     gc.collect()

@@ -163,7 +163,7 @@ def test_two_hundred_killed_at_once_are_two_hundred_restarts() -> None:
     for ref in refs:
         kill(ref)
     assert [await_restart(ref) for ref in refs] == [1] * 200
-    assert all(ref.ask(lambda actor: actor._incarnation.generation) == 2 for ref in refs), (
+    assert all(ref.ask(lambda actor: actor._supervised_incarnation.generation) == 2 for ref in refs), (
         "each is a new instance"
     )
     assert len(before) == 200
