@@ -450,7 +450,7 @@ def test_a_paused_stream_obeys_at_once(
     slow, slow_desk = start(kind)
     quick, desk = start()
     desk.free()
-    record = paused(narrow, streams, slow, quick)
+    record = paused(narrow, streams, slow, quick, flow=FlowControl(window=10, stall_timeout=1e5))
     seen = len(desk.events)
     assert seen <= 11
     began = time.monotonic()

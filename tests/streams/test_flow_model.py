@@ -46,7 +46,7 @@ from gemini_streams import session as session_module
 from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
-from gemini_streams.options import After, FromStart, ManagerOptions
+from gemini_streams.options import After, FromStart, ManagerOptions, Overflow
 from gemini_streams.session import Attempt, Session
 from gemini_streams.sse import Decoder
 from gemini_streams.stream_actor import StreamActor
@@ -630,7 +630,7 @@ class Delivery(RuleBasedStateMachine):
 
 
 Delivery.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=400,
     stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,
@@ -647,3 +647,52 @@ TestDelivery = Delivery.TestCase
 def test_delivery_for_long() -> None:
     long = settings(Delivery.TestCase.settings, max_examples=5000, stateful_step_count=60)
     run_state_machine_as_test(Delivery, settings=long)
+
+
+# What the machine has found, or may need long to find, as it prints it.
+
+
+def test_the_last_events_of_a_replay_are_acknowledged() -> None:
+    """Nothing is put behind them that would ask for it."""
+    state = Delivery()
+    state.start(history=1 << 20)
+    state.read(sizes=[90, 250], sneaks=0, token=None)
+    state.end(how="complete")
+    flow = FlowControl(window=8, max_bytes=300)
+    state.join(after=FROM_START, flow=flow, in_between=False, kind="plain")
+    state.teardown()
+
+
+def test_who_joins_between_room_and_delivery_is_not_forgotten() -> None:
+    state = Delivery()
+    state.start(history=0)
+    state.join(after=None, flow=FlowControl(window=1, max_bytes=1), in_between=True, kind="plain")
+    state.read(sizes=[0, 0], sneaks=0, token=None)
+    state.teardown()
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_who_does_not_read_is_told_of_one_gap(overflow: Overflow) -> None:
+    state = Delivery()
+    state.start(history=0)
+    flow = FlowControl(window=4, max_bytes=300, overflow=overflow)
+    state.join(after=None, flow=flow, in_between=False, kind="plain")
+    for _ in range(50):
+        state.read(sizes=[50, 90], sneaks=0, token=None)
+        state.windows_hold()
+    [person] = state.people
+    assert len(person.items) <= 8
+    state.teardown()
+
+
+def test_credit_that_comes_while_it_is_looked_at_is_not_lost() -> None:
+    for sneaks in range(1, 12):
+        for kind in ("plain", "batch"):
+            for overflow in ("pause", "drop_oldest"):
+                state = Delivery()
+                state.start(history=0)
+                flow = FlowControl(window=3, overflow=overflow)
+                state.join(after=None, flow=flow, in_between=False, kind=kind)
+                for _ in range(4):
+                    state.read(sizes=[0] * 7, sneaks=sneaks, token=None)
+                state.teardown()

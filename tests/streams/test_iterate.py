@@ -31,7 +31,7 @@ from gemini_streams import (
 )
 from gemini_streams import GeminiStreamsError as AnyError
 from gemini_streams.delivery import ControlBatch
-from gemini_streams.iterate import AsyncStream, Stream, astream, stream
+from gemini_streams.iterate import AsyncStream, Stream, _AsyncInbox, astream, stream
 from gemini_streams.testing import Failure, LocalGemini, Reply
 from pykka_supervisor import kill
 from pykka_supervisor.mailbox import Envelope
@@ -469,6 +469,21 @@ def test_the_loop_is_never_blocked(gemini: LocalGemini, manager: StartManager) -
                     if item is None and ticker.ticks > ticks + 10:
                         gemini.gate("wait").open()
             assert ticker.longest < 0.25
+
+    asyncio.run(main())
+
+
+def test_an_inbox_that_never_runs_dry_leaves_the_loop_to_others() -> None:
+    inbox = _AsyncInbox()
+    for number in range(200_000):
+        inbox.put(Envelope(number))
+
+    async def main() -> None:
+        async with ticking() as ticker:
+            for number in range(200_000):
+                assert await inbox.get(None) == number
+            assert ticker.ticks > 10
+            assert ticker.longest < 0.1
 
     asyncio.run(main())
 
