@@ -48,11 +48,19 @@ class NameTakenError(StartError, ValueError):
 
 
 class AlreadyStartedError(SupervisorError):
-    """A child of this id runs; `ref` is its ref. OTP: `already_started`."""
+    """A child of this id runs; `ref` is its ref. OTP: `already_started`.
+
+    Refs do not pickle: what is unpickled has no `ref`.
+    """
+
+    ref: pykka.ActorRef[Any]
 
     def __init__(self, child_id: str, ref: pykka.ActorRef[Any]) -> None:
         super().__init__(f"a child with id {child_id!r} runs already")
         self.ref = ref
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _without_init, (type(self), self.args)
 
 
 class AlreadyPresentError(SupervisorError):
@@ -81,3 +89,8 @@ class IgnoreStart(Exception):  # noqa: N818
 
 class ActorKilledError(BaseException):
     """What `on_failure` gets of an actor that was killed; it is never raised."""
+
+
+def _without_init(error_class: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Unpickle an error whose `__init__` takes what does not pickle."""
+    return error_class.__new__(error_class, *args)

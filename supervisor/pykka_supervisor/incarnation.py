@@ -278,7 +278,13 @@ class Cell:
         """
         actor = self.run_class.__new__(self.run_class, *args, **kwargs)
         keep(actor, "_supervised_own_cell", self)
-        actor.__init__(*args, **kwargs)  # type: ignore[misc]
+        try:
+            actor.__init__(*args, **kwargs)  # type: ignore[misc]
+        except IgnoreStart:
+            if actor._supervised_ref is None:  # noqa: SLF001
+                # Whoever asked for the start gets a ref, of an actor that is not there.
+                pykka.Actor.__init__(actor)
+            raise
         if actor._supervised_ref is None:  # noqa: SLF001
             raise StartError(f"{self.actor_class.__name__}.__init__ did not call super().__init__()")
         incarnation = Incarnation(self, actor, self.generation + 1)

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -21,11 +22,13 @@ import structlog
 
 from pykka_supervisor import (
     SYSTEM_CLOCK,
+    AlreadyStartedError,
     Backoff,
     ChildSpec,
     Crash,
     Down,
     DynamicSupervisor,
+    IgnoreStart,
     Mailbox,
     Normal,
     Shutdown,
@@ -209,6 +212,36 @@ def test_what_cannot_be_shown_is_still_reported_and_looked_at() -> None:
     ref.tell(UnspeakableError())
     assert await_restart(ref) == 1
     assert "UnspeakableError" in str(snapshot(ref).last_reason)
+    tree.stop()
+
+
+@pytest.mark.parametrize("kind", [Supervisor, DynamicSupervisor])
+def test_init_may_say_that_it_is_not_needed_before_all_else(kind: Any) -> None:
+    class Unneeded(pykka.ThreadingActor):
+        def __init__(self) -> None:
+            raise IgnoreStart
+
+    tree = start_empty(kind)
+    ref = tree.start_child(Unneeded)
+    assert not ref.is_alive()
+    with pytest.raises(pykka.ActorDeadError):
+        ref.ask(None)
+    assert tree.count_children().specs == (kind is Supervisor)
+    tree.stop()
+
+    with_one = Supervisor.start([Unneeded, Worker])
+    assert [child.status for child in with_one.which_children()] == ["stopped", "running"]
+    with_one.stop()
+
+
+def test_already_started_pickles_without_its_ref() -> None:
+    tree = Supervisor.start([Worker])
+    with pytest.raises(AlreadyStartedError) as raised:
+        tree.start_child(Worker)
+    copied = pickle.loads(pickle.dumps(raised.value))
+    assert type(copied) is AlreadyStartedError
+    assert str(copied) == str(raised.value)
+    assert not hasattr(copied, "ref")
     tree.stop()
 
 
