@@ -224,7 +224,9 @@ class Sessions:
     def end_all(self, reason: Literal["shutdown"] | GeminiStreamsError) -> int:
         """End every stream; returns how many had not ended. With an error where the tree has died."""
         count = 0
-        for session in self.all():
+        for session in sorted(
+            self.all(), key=lambda session: session.slot
+        ):  # or those who wait would get the slots
             if isinstance(reason, str):
                 count += session.stop(reason)
             else:
