@@ -539,7 +539,7 @@ class Delivery(RuleBasedStateMachine):
                 self._read_one()
                 person.actor_inbox = Mailbox()
             self.session.unsubscribe(person.actor_urn, gone=True)
-            assert not any(s.urn == person.actor_urn for s in self.session._subscriptions)
+            assert not self.session.has_subscriber(person.actor_urn)
             person.items.clear()
             person.subscription = None
             person.actor_urn += "'"
