@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gemini_streams.connection import Connections
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
 from gemini_streams.session import Session
-from gemini_streams.sessions import CancelSession, Sessions, StartSession
+from gemini_streams.sessions import CancelSession, LaunchMore, Sessions, StartSession
 from gemini_streams.stream_actor import StreamActor
 from pykka_supervisor import (
     GIVE_UP,
@@ -66,6 +66,7 @@ class StreamSupervisor(DynamicSupervisor):
         if root is not None and self._table.root is not root:
             self._table.root = root
             monitor(root, notify=functools.partial(_tree_ended, self._table, self._connections))
+        self._launch()  # who has waited while there was no supervisor
 
     def on_receive(self, message: Any) -> None:
         """Start or cancel a session's attempts."""
@@ -75,13 +76,21 @@ class StreamSupervisor(DynamicSupervisor):
                     with contextlib.suppress(ChildNotFoundError):
                         self.terminate_child(session.ref)
             case StartSession(session):
-                self._start_session(session)
+                self._table.launches.add(session)
+                self._launch()
+            case LaunchMore():
+                self._launch()
             case _:
                 _log.warning("unknown_message", actor=str(self.actor_ref), type=type(message).__name__)
+
+    def _launch(self) -> None:
+        while (session := self._table.launches.next()) is not None:
+            self._start_session(session)
 
     def _start_session(self, session: Session) -> None:
         session.launched()
         if session.ended or session.ref is not None:
+            self._table.launches.out(session)
             return
         spec = ChildSpec(
             StreamActor,

@@ -418,6 +418,7 @@ class Session:
             attempt.connected = True
             attempt.heard_at = self.clock.monotonic()
             self._arm()
+        self._table.launches.out(self)
 
     def answering(self, attempt: Attempt) -> None:
         """Take note that the server has begun to answer."""
@@ -524,6 +525,7 @@ class Session:
         The subscribers have been told when this returns.
         """
         error.__traceback__ = error.__cause__ = error.__context__ = None
+        self._table.launches.out(self)
         with self.lock:
             if self.ended:
                 return None
@@ -547,7 +549,7 @@ class Session:
         _end(attempt)
         try:
             delay = wait_before_next(self.options.retry, failed, random.uniform)
-        except Exception as bug:  # noqa: BLE001 - the application's own callable
+        except BaseException as bug:  # noqa: BLE001 - the application's own callable; its sys.exit() would end all streams
             _log.error("retry_policy_raised", stream_id=self.stream_id, exc_info=bug)
             delay = None
         if delay is None:

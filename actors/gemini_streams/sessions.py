@@ -28,6 +28,7 @@ from gemini_streams.errors import (
     MaxStreamsExceededError,
     StreamNotFoundError,
 )
+from gemini_streams.launches import Launches
 from gemini_streams.messages import ManagerStats, Status
 from pykka_supervisor import Down, MonitorRef, demonitor, monitor
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from gemini_streams.session import Session
     from pykka_supervisor import Clock, Timer
 
-__all__ = ["CancelSession", "Sessions", "StartSession"]
+__all__ = ["CancelSession", "LaunchMore", "Sessions", "StartSession"]
 
 
 class StartSession:
@@ -52,6 +53,12 @@ class StartSession:
 
 class CancelSession(StartSession):
     """To the supervisor of the streams: a session has ended between two attempts, start no further one."""
+
+    __slots__ = ()
+
+
+class LaunchMore:
+    """To the supervisor of the streams: look whether more of those that wait can be launched."""
 
     __slots__ = ()
 
@@ -95,6 +102,7 @@ class Sessions:
         self._past_events = 0
         self._draining = False
         self._on_drained: list[Callable[[], None]] = []
+        self.launches = Launches(lambda: self._tell(LaunchMore()))
 
     # -- names and slots ---------------------------------------------------------------------------------------------
 
@@ -156,6 +164,7 @@ class Sessions:
 
         `idle`: no attempt is under way that would notice by itself.
         """
+        self.launches.out(session)
         with self._lock:
             match session.status:
                 case "completed":
@@ -195,7 +204,7 @@ class Sessions:
         following.slot = True
         return following
 
-    def _tell(self, message: StartSession) -> None:
+    def _tell(self, message: StartSession | LaunchMore) -> None:
         with contextlib.suppress(pykka.ActorDeadError):  # then the tree is ending, and every stream with it
             if self.supervisor is not None:
                 self.supervisor.tell(message)

@@ -46,6 +46,7 @@ from gemini_streams import session as session_module
 from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
+from gemini_streams.launches import Launches
 from gemini_streams.options import After, FromStart, ManagerOptions, Overflow
 from gemini_streams.session import Attempt, Session
 from gemini_streams.sse import Decoder
@@ -83,6 +84,9 @@ class ParkingLock:
 
 class Table:
     """What a session needs of the table of all streams."""
+
+    def __init__(self) -> None:
+        self.launches = Launches(lambda: None)
 
     def unwatch(self, ref: Any, session: Session) -> None: ...
     def ended(self, session: Session, *, idle: bool) -> None: ...
