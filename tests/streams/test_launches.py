@@ -11,6 +11,7 @@ from gemini_streams import GetStats, RetryPolicy, StreamComplete, StreamError
 from gemini_streams import launches as pace
 from gemini_streams.launches import AT_ONCE, Launches
 from gemini_streams.testing import LocalGemini, Reply
+from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe
 
 
@@ -27,7 +28,7 @@ def test_no_more_than_so_many_are_between_their_start_and_their_request(
     sessions: list[Any] = [Session() for _ in range(3 * AT_ONCE)]
     for session in sessions:
         launches.add(session)
-    monkeypatch.setattr(pace.SYSTEM_CLOCK, "call_later", lambda *_: None)
+    monkeypatch.setattr(SYSTEM_CLOCK, "call_later", lambda *_: None)
     first: list[Any] = [launches.next() for _ in range(AT_ONCE)]
     assert first == sessions[:AT_ONCE]
     assert launches.next() is None
