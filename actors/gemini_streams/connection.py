@@ -319,7 +319,7 @@ class Exchange:
         try:
             answer = connections.send(self, target, url, body)
         except Exception as error:  # noqa: BLE001 - whatever the stack below raises is one failure of this exchange
-            failure = self._failure(error, target.base_url)
+            failure = self._failure(error, target)
         else:
             self.status = answer.status_code
             self.headers = answer.headers
@@ -516,7 +516,9 @@ class Exchange:
             if self._read == fp.read1:
                 self._read = self._sock.recv
 
-    def _failure(self, error: BaseException, where: str = "") -> GeminiStreamsError | Interrupted:
+    def _failure(
+        self, error: BaseException, target: Target | None = None
+    ) -> GeminiStreamsError | Interrupted:
         """Say in our words, and in plain text, what went wrong below."""
         if self.interrupted:
             return Interrupted()
@@ -524,6 +526,9 @@ class Exchange:
             return error.with_traceback(None)
         cause = _root(error)
         text = _in_plain_words(cause)
+        if target is not None:
+            text = target.scrub(text)  # it can quote the server or a proxy, which may quote our headers
+        text = text[:200]  # only now: half a key is one too
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.EMFILE, errno.ENFILE):
             return ConnectionFailedError(
@@ -535,10 +540,13 @@ class Exchange:
             )
         if isinstance(cause, ChunkedError):
             return ConnectionLostError(f"the answer's chunks are broken: {text}")
+        if isinstance(cause, urllib3.exceptions.InvalidChunkLength):  # its text quotes what stands there
+            return ConnectionLostError("the answer's chunks are broken")
         if not self._connected:
+            where = "" if target is None else f" to {target.base_url}"
             return ConnectionFailedError(
-                f"no connection to {where}: {text}",
-                retryable=not _is_about_a_bundle(cause),
+                f"no connection{where}: {text}",
+                retryable=not _is_about_a_bundle(error, cause),
             )
         if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
             if isinstance(cause, http.client.IncompleteRead):
@@ -564,11 +572,14 @@ def _decoded(raw: Any) -> Callable[[int], bytes]:
     return read
 
 
-def _is_about_a_bundle(cause: BaseException) -> bool:
-    """Whether it is `verify=` that is wrong: a file that is not there (requests' own word), or is no PEM."""
+def _is_about_a_bundle(error: BaseException, cause: BaseException) -> bool:
+    """Whether it is `verify=` that is wrong: a file that is not there (requests' own word), or is no PEM.
+
+    http.client says of a proxy's refusal what looks the same; it comes wrapped, requests' own word does not.
+    """
     if isinstance(cause, ssl.SSLError):
         return cause.library == "X509"
-    return type(cause) is OSError and cause.errno is None
+    return type(error) is OSError and error.errno is None
 
 
 def _root(error: BaseException) -> BaseException:
@@ -576,6 +587,8 @@ def _root(error: BaseException) -> BaseException:
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
+        if isinstance(error, http.client.HTTPException):
+            break  # what it stumbled over below is a parser's, and quotes what the server sent
         reason = getattr(error, "reason", None)
         inner = error.__cause__ or error.__context__
         if isinstance(reason, BaseException):
@@ -595,4 +608,4 @@ def _in_plain_words(cause: BaseException) -> str:
         return "the server closed it without an answer"
     if isinstance(cause, OSError) and cause.strerror:
         return str(cause.strerror)
-    return f"{type(cause).__name__}: {cause}"[:200]
+    return f"{type(cause).__name__}: {cause}"

@@ -29,6 +29,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gemini_streams.errors import SlowSubscriberError
+from gemini_streams.gemini.generate import error_of
 from gemini_streams.messages import (
     EventsDropped,
     LastMessage,
@@ -163,7 +164,7 @@ class _Stream:
                 wrong(2, f"a gap: {missing} events from {self._expected} on are missing and nobody said so")
             else:
                 wrong(2, f"event {event.sequence} where {self._expected} was next: repeated or out of order")
-        if "error" in event.data:
+        if error_of(event.data):
             wrong(4, f"event {event.sequence} is an error; it should have ended the attempt")
         self._counts[event.attempt] += 1
         del self._standing[bisect_left(self._standing, event.sequence) :]

@@ -118,7 +118,9 @@ class Reading:
         self.result: LastMessage | None = None
         """The stream's last message, once it has ended."""
         self._manager = manager
-        self._heartbeat = None if heartbeat is None else seconds("heartbeat", heartbeat)
+        self._heartbeat = (
+            None if heartbeat is None else min(seconds("heartbeat", heartbeat), threading.TIMEOUT_MAX)
+        )
         self._request = StartStream(contents, subscriber=self._reader.actor_ref, **options)
         self._started = False
         self._cancelled = False

@@ -214,7 +214,7 @@ class StreamActor(SupervisedActor):
         for payload in payloads:
             try:
                 data = _decode(payload)
-            except ValueError:
+            except (ValueError, RecursionError):
                 data = _leniently(payload)
             if type(data) is not dict:
                 see(data)
@@ -248,7 +248,9 @@ class StreamActor(SupervisedActor):
                 _decode(last)
             except ValueError:
                 half = True
-            else:
+            except RecursionError:  # whole, as far as anybody can tell, and no event: _deliver says so
+                pass
+            if not half:
                 session.room(attempt, len(last))
                 self._deliver(attempt, [last])
         error = find_error(bytes(decoder.stray)) if decoder.stray else None
@@ -263,8 +265,11 @@ class StreamActor(SupervisedActor):
 
 
 def _leniently(payload: bytes) -> Any:
-    """Decode what is not quite UTF-8, as WHATWG's decoder would; `None` where it is no JSON."""
+    """Decode what is not quite UTF-8, as WHATWG's decoder would; `None` where it is no JSON.
+
+    Nor is what nests deeper than the decoder goes: asked again, the server would say the same.
+    """
     try:
         return _decode(payload.decode("utf-8", "replace"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
