@@ -67,6 +67,11 @@ class GeminiStreamsError(Exception):
         """The error's text."""
         return str(self.args[0]) if self.args else ""
 
+    @property
+    def brief(self) -> str:
+        """What a log line may say of it: nothing that a server has put in its own words, they may be the prompt."""
+        return f"{type(self).__name__}: {self}"
+
     def __str__(self) -> str:
         return self.message
 
@@ -98,6 +103,11 @@ class APIError(GeminiStreamsError):
         self.code = code
         self.status = status
         self.details: list[Any] = details if details is not None else []
+
+    @property
+    def brief(self) -> str:
+        """Its code and status."""
+        return f"APIError: {self.code} {self.status}".rstrip()
 
     def __str__(self) -> str:
         return " ".join(filter(None, (str(self.code), self.status))) + (

@@ -19,7 +19,7 @@ from gemini_streams.connection import Connections
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
 from gemini_streams.session import Session
 from gemini_streams.sessions import CancelSession, LaunchMore, Sessions, StartSession
-from gemini_streams.stream_actor import StreamActor
+from gemini_streams.stream_actor import AttemptFailed, StreamActor
 from pykka_supervisor import (
     GIVE_UP,
     ChildSpec,
@@ -119,8 +119,8 @@ def _decide(session: Session, reason: Exit) -> float | GiveUp:
 
 def _error_of(reason: Exit) -> GeminiStreamsError:
     if isinstance(reason, Crash | StartFailed):
-        if isinstance(reason.exception, GeminiStreamsError):
-            return reason.exception
+        if isinstance(reason.exception, AttemptFailed):
+            return reason.exception.error
         _log.error("stream_crashed", reason=reason.cause, trace=reason.trace)
         return StreamCrashedError(f"the stream's actor crashed: {type(reason.exception).__name__}")
     return StreamCrashedError(f"the stream's actor was ended: {reason!r}")

@@ -568,7 +568,7 @@ class Session:
             attempt=self.attempt,
             resume_at=resume_at,
             delay=delay,
-            error=str(error),
+            error=error.brief,
         )
         return delay
 
@@ -780,7 +780,7 @@ class Session:
             status=status,
             events=self.events_count,
             duration=round(self.duration, 3),
-            error=None if error is None else str(error),
+            error=None if error is None else error.brief,
         )
         return attempt
 

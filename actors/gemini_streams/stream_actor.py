@@ -31,7 +31,7 @@ from gemini_streams.session import Attempt, Retired, Session
 from gemini_streams.sse import Decoder
 from pykka_supervisor import SupervisedActor
 
-__all__ = ["StreamActor"]
+__all__ = ["AttemptFailed", "StreamActor"]
 
 _MAX_ERROR_BODY = 1 << 20
 _MAX_FRUITLESS_HOPS = 3
@@ -48,6 +48,14 @@ class _Run:
 
     def __init__(self, actor: StreamActor) -> None:
         self.actor = actor
+
+
+class AttemptFailed(Exception):  # noqa: N818 - what an attempt dies of; the error is what it carries
+    """Carries an error of ours to the supervisor of the streams, and shows no more of it than a report may."""
+
+    def __init__(self, error: GeminiStreamsError) -> None:
+        super().__init__(error.brief)
+        self.error = error
 
 
 class StreamActor(SupervisedActor):
@@ -68,6 +76,15 @@ class StreamActor(SupervisedActor):
         """Make the attempt."""
         if not isinstance(message, _Run) or message.actor is not self:
             return  # meant for an incarnation that has died
+        try:
+            self._attempt_once(message)
+        except GeminiStreamsError as error:
+            failed = AttemptFailed(error)
+        else:
+            return
+        raise failed
+
+    def _attempt_once(self, message: _Run) -> None:
         held = self._session.held_back()
         if held:
             self._session.clock.call_later(held, functools.partial(self._run_later, message))

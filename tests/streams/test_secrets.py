@@ -362,3 +362,19 @@ def test_a_key_of_the_environment(
         ref.start_stream(PROMPT, subscriber=probe.ref, endpoint=Gemini(verify=False))
     check_error(raised.value, raised=True)
     check_lines(everything)
+
+
+def test_what_a_server_repeats_of_the_prompt_is_in_no_log_line(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = "tell nobody of the sevenfold lantern"
+    gemini.on("lantern", Failure(503, message=f"I will not answer: {prompt}"))
+    with caplog.at_level(0):
+        manager(retry=RetryPolicy(attempts=2, initial_delay=0, jitter=0)).start_stream(
+            prompt, subscriber=probe.ref
+        )
+        probe.expect(StreamError)
+        eventually(lambda: any("stream_ended" in record.getMessage() for record in caplog.records))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if "503" in line]
+    assert not [line for line in lines if "lantern" in line]
