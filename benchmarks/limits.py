@@ -22,6 +22,7 @@ COLUMNS = (
     ("descriptors", "files", 7.0),
     ("maps", "maps", 7.0),
     ("stop_s", "down s", 7.1),
+    ("stop_cpu_s", "CPU s of it", 11.1),
     ("last_messages", "told", 7.0),
 )
 
@@ -46,7 +47,7 @@ def explore(server: Server) -> None:
             print(f"{streams:>8,} " + " ".join(cells), flush=True)
     print("\nbeyond a limit:")
     for kind in ("few_descriptors", "few_threads", "too_many"):
-        work = Work(url=server.url, events=5, delay=1_000, streams=500, patience=60.0)
+        work = Work(url=server.url, events=20, delay=1_000, streams=500, patience=60.0)
         try:
             figures = run("limits", kind, work)
         except Failed as why:

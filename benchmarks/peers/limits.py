@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 from collections import Counter as Count
@@ -33,7 +34,7 @@ class Ends(Counter):
         self.ended.done()
 
     def on_stream_error(self, message: StreamError) -> None:
-        self.ends[f"{type(message.error).__name__}: {message.error}"] += 1
+        self.ends[re.sub(r"urn:[\w:-]+", "...", f"{type(message.error).__name__}: {message.error}")] += 1
         self.ended.done()
 
     def on_stream_stopped(self, message: StreamStopped) -> None:
