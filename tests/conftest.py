@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,12 @@ class StartManager(Protocol):
     """The fixture `manager`: starts one with these options, on the local Gemini, and ends it after the test."""
 
     def __call__(self, *, endpoint: Gemini = ..., **options: Any) -> ManagerRef: ...
+
+
+def pytest_collection_finish() -> None:
+    """Spare the modules and tests themselves: each `gc.collect()` looks at what the tests have made, and is quick."""
+    gc.collect()
+    gc.freeze()
 
 
 ONE_SERVER_A_MODULE = frozenset({"test_request_like_google"})

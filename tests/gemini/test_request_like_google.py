@@ -44,6 +44,7 @@ def google() -> Iterator[Google]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or the body waits for the acknowledgement of its headers, 40 ms
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -89,10 +89,12 @@ def text_of(probe: Probe, stream_id: str | None = None) -> str:
     return "".join(event.text for event in events_of(probe, stream_id))
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 5.0, what: str = "") -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = 5.0, what: str | Callable[[], str] = "") -> Any:
     """Wait until something is so, and return it."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
-        assert time.monotonic() < deadline, what or "it did not become so in time"
+        if time.monotonic() >= deadline:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(said or "it did not become so in time")
         time.sleep(0.001)
     return found

@@ -35,7 +35,8 @@ from pykka_supervisor import (
     whereis,
 )
 from pykka_supervisor.testing import Probe, await_restart, kill
-from streams.recovery_kit import LAST, Scene, Slow, eventually, table_of, texts
+from streams.helpers import eventually
+from streams.recovery_kit import LAST, Scene, Slow, table_of, texts
 
 MANY = 50
 LONG = " ".join(f"w{n}" for n in range(60))

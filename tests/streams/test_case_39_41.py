@@ -24,7 +24,8 @@ from gemini_streams import (
 )
 from gemini_streams.testing import Body, Failure, Raw, Reply, StallUpload
 from pykka_supervisor.testing import Probe, TestClock
-from streams.recovery_kit import LAST, STEADY, Scene, eventually, texts
+from streams.helpers import eventually
+from streams.recovery_kit import LAST, STEADY, Scene, texts
 
 LONG = " ".join(f"w{n}" for n in range(300))
 

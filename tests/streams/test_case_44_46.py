@@ -26,7 +26,8 @@ from gemini_streams import (
 )
 from gemini_streams.testing import Failure, LongAnswer, Reply, check_history
 from pykka_supervisor.testing import Probe, TestClock, kill
-from streams.recovery_kit import AT_ONCE, LAST, STEADY, Scene, eventually, texts
+from streams.helpers import eventually
+from streams.recovery_kit import AT_ONCE, LAST, STEADY, Scene, texts
 
 # -- 44
 

@@ -42,8 +42,8 @@ from gemini_streams.testing import (
 )
 from pykka_supervisor import leaked_threads, supervisor_of
 from pykka_supervisor.testing import Probe, kill
-from streams.helpers import BatchProbe
-from streams.recovery_kit import LAST, eventually, table_of
+from streams.helpers import BatchProbe, eventually
+from streams.recovery_kit import LAST, table_of
 
 EVERY = 1.8
 """Seconds between two deaths of the manager or its supervisors: what their intensity allows."""
