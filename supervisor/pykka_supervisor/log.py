@@ -27,10 +27,11 @@ _LEVELS: Final = {
 class Log:
     """A logger by name; each method takes an event and its fields."""
 
-    __slots__ = ("name",)
+    __slots__ = ("_logger", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._logger = logging.getLogger(name)
 
     def debug(self, event: str, **fields: Any) -> None:
         """Something a developer of the application may want to see."""
@@ -53,7 +54,7 @@ class Log:
             if structlog.is_configured():
                 getattr(structlog.get_logger(self.name), level)(event, **fields)
                 return
-            logger = logging.getLogger(self.name)
+            logger = self._logger
             number = _LEVELS[level]
             if logger.isEnabledFor(number):
                 exc_info = fields.pop("exc_info", None)
@@ -64,7 +65,7 @@ class Log:
             # wanted to report something.
             contain(error)
             try:
-                logging.getLogger(self.name).log(_LEVELS[level], "%s (its fields could not be shown)", event)
+                self._logger.log(_LEVELS[level], "%s (its fields could not be shown)", event)
             except BaseException as again:  # noqa: BLE001
                 contain(again)
 

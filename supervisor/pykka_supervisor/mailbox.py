@@ -75,8 +75,10 @@ class Mailbox:
         with self._lock:
             if not self._gate or self._admit(envelope):
                 self._items.append(envelope)
-                if self._parked is not None:
-                    self._unpark()
+                parked = self._parked
+                if parked is not None:  # as `_unpark`, without a call: this is the way of every message
+                    self._parked = None
+                    parked.release()
                 return
         self._refuse(envelope)
 
