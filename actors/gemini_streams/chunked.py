@@ -12,6 +12,7 @@ __all__ = ["ChunkedDecoder", "ChunkedError"]
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
 _MAX_LINE = 16384
+_MAX_TRAILERS = 65536
 
 
 class ChunkedError(ValueError):
@@ -21,13 +22,14 @@ class ChunkedError(ValueError):
 class ChunkedDecoder:
     """Takes the chunks of one body apart; used by one thread at a time."""
 
-    __slots__ = ("_left", "_line", "_sizes", "_trailers", "done", "surplus")
+    __slots__ = ("_left", "_line", "_sizes", "_skipped", "_trailers", "done", "surplus")
 
     def __init__(self) -> None:
         self._left = 0  # bytes of the present chunk still to come, its CRLF included
         self._line = b""  # the beginning of a size line or trailer line
         self._sizes: dict[bytes, int] = {}  # size lines seen: most chunks of a stream are of a few sizes
         self._trailers = False
+        self._skipped = 0  # bytes of trailers
         self.done = False
         """The last chunk and the trailers have been read."""
         self.surplus = False
@@ -105,11 +107,14 @@ class ChunkedDecoder:
         if match is None:
             raise ChunkedError("a chunk's size is no hexadecimal number")
         size = int(match[1], 16)
-        if len(self._sizes) < 1024:
+        if len(self._sizes) < 1024 and len(line) <= 16:
             self._sizes[line] = size
         return size
 
     def _skip_trailers(self, data: bytes) -> None:
+        self._skipped += len(data)
+        if self._skipped > _MAX_TRAILERS:
+            raise ChunkedError("the trailers are too long")
         data = self._line + data
         self._line = b""
         while True:

@@ -1,22 +1,16 @@
-"""One request over requests: send it, read what the socket has, end it from another thread.
+"""The kept-alive connections of one manager, over requests.
 
 The rules:
 
-- One thread sends and reads; any thread may `interrupt()`, at any moment. It shuts the exchange's own socket down in
-  both directions, which wakes a blocked connect's handshake, send or read at once, and never blocks itself. Until
-  the connect system call returns there is no socket to shut; the thread then notices when it does.
-- A connection that has gone back to the pool is never touched again: giving it back and shutting it down exclude
-  each other by a lock.
 - Sockets have no read time-out; `connect_timeout` bounds each address's connect and the handshake, nothing else.
   (urllib3 would apply it to the upload too.)
-- A connection goes back to the pool only when its body was read to the end.
 - No redirect is followed and no cookie kept: requests would carry the key's header to the new host. So a requests
   transport adapter is used, not a `Session`.
-- Whatever requests, urllib3 and ssl raise leaves this module as an error of ours, holding plain text.
+- Whatever requests, urllib3 and ssl raise becomes an error of ours, holding plain text (`failure_of`).
 
 This is the only module that knows how requests, urllib3 and http.client hang together: the connection classes below
-show the thread's exchange the socket as soon as there is one, and the body is read from that socket past urllib3
-(a quarter of its cost). A body with a content coding goes through urllib3, which knows them.
+show the thread's exchange (`exchange`) the socket as soon as there is one. A plain head is made and read here, by
+`http1`; any other goes through http.client, a body with a content coding through urllib3.
 """
 
 from __future__ import annotations
@@ -24,13 +18,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
-import select
+import io
 import socket
 import ssl
-import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Protocol
 
 import requests
 import requests.adapters
@@ -38,7 +31,7 @@ import urllib3
 import urllib3.connection
 import urllib3.exceptions
 
-from gemini_streams.chunked import ChunkedDecoder, ChunkedError
+from gemini_streams.chunked import ChunkedError
 from gemini_streams.errors import (
     ConnectionFailedError,
     ConnectionLostError,
@@ -46,13 +39,32 @@ from gemini_streams.errors import (
     UnexpectedResponseError,
 )
 from gemini_streams.gemini.endpoint import Target
+from gemini_streams.http1 import HEAD_END, Head, is_interim, parse_head, request_head
+from gemini_streams.reader import Reader
 
-__all__ = ["Connections", "Exchange", "Interrupted"]
+__all__ = ["SMALLEST_READ", "Connections", "Interrupted", "User", "close_quietly", "decoded", "failure_of"]
 
-_SMALLEST_READ = 2048
-_LARGEST_READ = 262144
-_RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER's value for a close that resets: an orderly one would wait behind what the server has not read yet."""
+SMALLEST_READ = 2048
+"""Bytes; a waiting stream holds no more than that for what may come."""
+_LARGEST_HEAD = 16384
+"""Of an answer that is parsed here; http.client has limits of its own."""
+_SMALL_BODY = 65536
+"""Smaller ones are sent along with the head, in one system call."""
+
+
+class User(Protocol):
+    """What uses a connection: an exchange. Called in the thread that sends."""
+
+    response: Any
+
+    def connected(self, sock: socket.socket, *, encrypted: bool) -> None:
+        """Take note of a new socket; while TLS wraps it, of a second handle on it."""
+
+    def bind(self, sock: socket.socket) -> None:
+        """Take note of the socket that is used from here on."""
+
+    def answered(self, head: Head, leftover: bytes) -> None:
+        """Take note of a plain head and what came along behind it."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
@@ -60,10 +72,37 @@ class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for
 
 
 class _Current(threading.local):
-    exchange: Exchange | None = None
+    exchange: User | None = None
 
 
 _current = _Current()
+
+
+class _Replayed(io.RawIOBase):
+    """What was read of a socket, and then the socket: http.client takes a head over that was begun elsewhere."""
+
+    def __init__(self, data: bytes, raw: Any) -> None:
+        super().__init__()
+        self._data = data
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        data = self._data
+        if data:
+            count = min(len(data), len(buffer))
+            buffer[:count] = data[:count]
+            self._data = data[count:]
+            return count
+        read: int | None = self._raw.readinto(buffer)
+        return read
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
 
 
 class _FileMaker:
@@ -72,25 +111,109 @@ class _FileMaker:
     Only the headers go through it; a waiting stream would hold 8 KiB for nothing.
     """
 
-    __slots__ = ("_sock",)
+    __slots__ = ("_data", "_sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, data: bytes = b"") -> None:
         self._sock = sock
+        self._data = data
 
     def makefile(self, mode: str) -> Any:
-        return self._sock.makefile(mode, _SMALLEST_READ)  # type: ignore[call-overload]
+        raw: Any = self._sock.makefile(mode, 0)  # type: ignore[call-overload]
+        return io.BufferedReader(_Replayed(self._data, raw) if self._data else raw, SMALLEST_READ)
 
 
 class _Response(http.client.HTTPResponse):
     """Shows itself to the thread's exchange: from here the body is read."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_FileMaker(sock), *args, **kwargs)  # type: ignore[arg-type]
+        maker = sock if isinstance(sock, _FileMaker) else _FileMaker(sock)
+        super().__init__(maker, *args, **kwargs)  # type: ignore[arg-type]
         if _current.exchange is not None:
             _current.exchange.response = self
 
 
-class _Connection(urllib3.connection.HTTPConnection):
+class _Plain:
+    """What our two kinds of connection have in common: requests and answers with a plain head, at a third of the cost.
+
+    A mixin in front of urllib3's connection classes, which do what is not plain.
+    """
+
+    _sent: str | None = None
+    """The method of the request that was sent here and not answered yet."""
+
+    def request(
+        self: Any, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
+    ) -> None:
+        if self.sock is None:
+            self.connect()  # http.client would, in the middle of the request
+        _about_to_send(self)
+        if self.proxy is None and type(body) is bytes and headers is not None and url.startswith("/"):
+            host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
+            if self.port != self.default_port:
+                host = f"{host}:{self.port}"
+            head = request_head(method, url, host, headers)
+            if head is not None:
+                self._sent = method
+                self.sock.sendall(head + body if len(body) < _SMALL_BODY else head)
+                if len(body) >= _SMALL_BODY:
+                    self.sock.sendall(body)
+                return
+        super().request(method, url, body=body, headers=headers, **options)  # type: ignore[misc]
+
+    def getresponse(self: Any) -> Any:
+        method, self._sent = self._sent, None
+        if method is None:
+            return super().getresponse()  # type: ignore[misc]
+        data = b""
+        while True:
+            end = HEAD_END.search(data)
+            if end is not None and is_interim(data):
+                data = data[end.end() :]
+                continue
+            if end is not None or len(data) > _LARGEST_HEAD:
+                break
+            more = self.sock.recv(SMALLEST_READ)
+            if not more:
+                break
+            data += more
+        head = None
+        if end is not None and data[end.start() - 1 : end.end()] == b"\r\n\r\n":
+            head = parse_head(data[: end.start() - 1])
+        if head is None or end is None:
+            return self._unusual(method, data)
+        exchange = _current.exchange
+        if exchange is not None:
+            exchange.answered(head, data[end.end() :])
+        return _Answer(head)
+
+    def _unusual(self: Any, method: str, data: bytes) -> Any:
+        """Let http.client parse the head that begins with `data`."""
+        response = self.response_class(_FileMaker(self.sock, data), method=method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        if response.will_close:
+            self.close()
+        return urllib3.HTTPResponse(
+            body=response,
+            headers=urllib3.HTTPHeaderDict(response.msg.items()),
+            status=response.status,
+            version=response.version,
+            reason=response.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=response,
+            request_method=method,
+        )
+
+    def connect(self: Any) -> None:
+        super().connect()  # type: ignore[misc]
+        _settled(self)
+
+
+class _Connection(_Plain, urllib3.connection.HTTPConnection):
     response_class = _Response
 
     def _new_conn(self) -> socket.socket:
@@ -99,16 +222,8 @@ class _Connection(urllib3.connection.HTTPConnection):
             _current.exchange.connected(sock, encrypted=False)
         return sock
 
-    def connect(self) -> None:
-        super().connect()
-        _settled(self)
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _about_to_send(self)
-        super().request(*args, **kwargs)
-
-
-class _TLSConnection(urllib3.connection.HTTPSConnection):
+class _TLSConnection(_Plain, urllib3.connection.HTTPSConnection):
     response_class = _Response
 
     def _new_conn(self) -> socket.socket:
@@ -116,14 +231,6 @@ class _TLSConnection(urllib3.connection.HTTPSConnection):
         if _current.exchange is not None:
             _current.exchange.connected(sock, encrypted=True)
         return sock
-
-    def connect(self) -> None:
-        super().connect()
-        _settled(self)
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _about_to_send(self)
-        super().request(*args, **kwargs)
 
 
 def _settled(connection: _Connection | _TLSConnection) -> None:
@@ -162,17 +269,51 @@ class _Route:
         self.path = ""
 
 
-class _Request(requests.PreparedRequest):
-    """A POST on a route. Prepared without what requests would find out anew for each: a third of a short stream."""
+class _Request:
+    """A POST on a route, as `HTTPAdapter.send` takes it: a `PreparedRequest` would be a tenth of a short stream."""
+
+    method = "POST"
 
     def __init__(self, route: _Route, body: bytes) -> None:
-        super().__init__()
         self.route = route
-        self.method = "POST"
         self.url = route.url
-        headers: Any = {**route.headers, "Content-Length": str(len(body))}
-        self.headers = headers
+        self.headers = {**route.headers, "Content-Length": str(len(body))}
         self.body = body
+
+
+class _Headers(dict[str, str]):
+    """An answer's headers by their names in lower case; several of one name are joined as HTTP has it."""
+
+    def __init__(self, headers: Iterable[tuple[str, str]]) -> None:
+        super().__init__()
+        for name, value in headers:
+            key = name.lower()
+            self[key] = f"{self[key]}, {value}" if key in self else value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+
+class _Answer:
+    """An answer with a plain head: as much of a response as urllib3's pool and our exchange need of it."""
+
+    __slots__ = ("_connection", "_pool", "headers", "retries", "status")
+
+    version_string = "HTTP/1.1"
+    length_remaining = None
+
+    def __init__(self, head: Head) -> None:
+        self.status = head.status
+        self.headers = _Headers(head.headers)
+        self.retries: Any = None
+        self._pool: Any = None
+        self._connection: Any = None
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def release_conn(self) -> None:
+        self._pool._put_conn(self._connection)  # noqa: SLF001
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -198,9 +339,11 @@ class _Adapter(requests.adapters.HTTPAdapter):
     ) -> Any:
         route: _Route = request.route
         if route.pool is None:
-            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            whole = requests.PreparedRequest()
+            whole.method, whole.url = request.method, request.url
+            pool = super().get_connection_with_tls_context(whole, verify, proxies, cert)
             super().cert_verify(pool, request.url, verify, cert)  # type: ignore[no-untyped-call]
-            route.path = super().request_url(request, proxies)
+            route.path = super().request_url(whole, proxies)
             route.pool = pool
         return route.pool
 
@@ -211,12 +354,9 @@ class _Adapter(requests.adapters.HTTPAdapter):
         route: _Route = request.route
         return route.path
 
-    def build_response(self, req: Any, resp: Any) -> requests.Response:  # noqa: ARG002
-        response = requests.Response()
-        response.status_code = resp.status
-        response.headers = resp.headers
-        response.raw = resp
-        return response
+    def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002
+        """Nothing is made of urllib3's: a `requests.Response` is for its own body."""
+        return resp
 
 
 class Connections:
@@ -231,9 +371,11 @@ class Connections:
         # No pool is ever put out for another one: a stream may be using it.
         self._adapter = _Adapter(pool_connections=1 << 16, pool_maxsize=size, max_retries=0)
         self._timeout = (connect_timeout, None)
+        self.reader = Reader()
+        """Reads for all streams that wait for their server."""
         self._routes: dict[tuple[Target, str], _Route] = {}
 
-    def send(self, exchange: Exchange, target: Target, url: str, body: bytes) -> requests.Response:
+    def send(self, exchange: User, target: Target, url: str, body: bytes) -> Any:
         """Send the request in the calling thread and return when the headers of the answer have come."""
         route = self._routes.get((target, url))
         if route is None:
@@ -242,8 +384,9 @@ class Connections:
             route = self._routes[target, url] = _Route(target, url)
         _current.exchange = exchange
         try:
+            request: Any = _Request(route, body)
             return self._adapter.send(
-                _Request(route, body),
+                request,
                 stream=True,
                 timeout=self._timeout,
                 verify=route.verify,
@@ -253,7 +396,8 @@ class Connections:
             _current.exchange = None
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections and end the shared reader."""
+        self.reader.close()
         for manager in (self._adapter.poolmanager, *self._adapter.proxy_manager.values()):
             for key in manager.pools.keys():  # noqa: SIM118 - urllib3's container cannot be iterated
                 pool = manager.pools.get(key)
@@ -263,301 +407,55 @@ class Connections:
         self._routes.clear()
 
 
-class Exchange:
-    """One request and its answer. All but `interrupt` is for the one thread that sends and reads.
+def close_quietly(response: Any) -> None:
+    """Close a response of urllib3 or http.client, whatever state it is in."""
+    with contextlib.suppress(OSError, ValueError, urllib3.exceptions.HTTPError):
+        response.close()
 
-    `on_connected` is called in that thread when there is a connection and the request is about to be sent.
+
+def failure_of(
+    error: BaseException, target: Target | None = None, *, connected: bool
+) -> GeminiStreamsError | Interrupted:
+    """Say in our words, and in plain text, what requests, urllib3, http.client or ssl raised.
+
+    `connected`: the request had a connection.
     """
-
-    __slots__ = (
-        "_connected",
-        "_filled",
-        "_handshake",
-        "_left",
-        "_lock",
-        "_on_connected",
-        "_raw",
-        "_read",
-        "_size",
-        "_sock",
-        "_surplus",
-        "_unchunk",
-        "headers",
-        "interrupted",
-        "response",
-        "status",
-    )
-
-    def __init__(self, on_connected: Callable[[], None] | None = None) -> None:
-        self._lock = threading.Lock()
-        self._sock: socket.socket | None = None  # what interrupt() shuts down
-        self._handshake: socket.socket | None = (
-            None  # a second handle on the socket while TLS wraps the first
+    if isinstance(error, GeminiStreamsError | Interrupted):
+        return error.with_traceback(None)
+    cause = _root(error)
+    text = _in_plain_words(cause)
+    if target is not None:
+        text = target.scrub(text)  # it can quote the server or a proxy, which may quote our headers
+    text = text[:200]  # only now: half a key is one too
+    number = cause.errno if isinstance(cause, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE):
+        return ConnectionFailedError(
+            "no file descriptor left for a connection: raise the soft limit (`ulimit -n`) or lower max_streams"
         )
-        self._on_connected = on_connected
-        self._connected = False
-        self._raw: Any = None
-        self._unchunk: ChunkedDecoder | None = None
-        self._left: int | None = None  # bytes of the body still to come, where the server said how many
-        self._read: Callable[[int], bytes] | None = None
-        self._size = _SMALLEST_READ
-        self._filled = False
-        self._surplus = False
-        self.response: http.client.HTTPResponse | None = None
-        self.interrupted = False
-        self.status = 0
-        self.headers: Mapping[str, str] = {}
-
-    # -- the sending and reading thread ------------------------------------------------------------------------------
-
-    def send(self, connections: Connections, target: Target, url: str, body: bytes) -> None:
-        """Send the request and wait for the answer's status and headers.
-
-        Raises `Interrupted`, or what the table of errors says of connections.
-        """
-        failure: GeminiStreamsError | Interrupted
-        try:
-            answer = connections.send(self, target, url, body)
-        except Exception as error:  # noqa: BLE001 - whatever the stack below raises is one failure of this exchange
-            failure = self._failure(error, target)
-        else:
-            self.status = answer.status_code
-            self.headers = answer.headers
-            self._raw = answer.raw
-            self._prepare()
-            return
-        self.close()
-        raise failure
-
-    def has_more(self) -> bool:
-        """Whether more bytes are surely there already: the last read took all it could, and the socket has some."""
-        sock = self._sock
-        if not self._filled or sock is None:
-            return False
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def read(self) -> bytes:
-        """Return the next bytes of the body, as many as there are; `b""` at its clean end. Blocks without a limit.
-
-        Raises `Interrupted`, `ConnectionLostError`, `UnexpectedResponseError`.
-        """
-        try:
-            return self._next_bytes()
-        except Exception as error:  # noqa: BLE001
-            failure = self._failure(error)
-        self.close()
-        raise failure
-
-    def read_all(self, limit: int) -> bytes:
-        """Return the body, or its first `limit` bytes; a broken end is an end.
-
-        Read to its clean end, the connection goes back to the pool.
-        """
-        body = b""
-        with contextlib.suppress(GeminiStreamsError):
-            while len(body) < limit:
-                data = self.read()
-                if not data:
-                    self.finish()
-                    break
-                body += data
-        return body[:limit]
-
-    def finish(self) -> None:
-        """Give the connection back to the pool; the body must have been read to its clean end."""
-        raw, response = self._raw, self.response
-        with self._lock:
-            interrupted, self._sock = self.interrupted, None
-        surplus = self._surplus or (self._unchunk is not None and self._unchunk.surplus)
-        self._raw = self._read = self.response = None
-        if raw is not None:
-            if response is not None:
-                response.close()
-            if (
-                interrupted or surplus
-            ):  # a server that says more than its answer is not to be listened to again
-                raw.close()
-            raw.release_conn()
-
-    def close(self) -> None:
-        """Close the connection."""
-        raw, response = self._raw, self.response
-        with self._lock:
-            sock, self._sock = self._sock, None
-            handshake, self._handshake = self._handshake, None
-        self._raw = self._read = self.response = None
-        if handshake is not None:
-            handshake.close()
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        if response is not None:
-            with contextlib.suppress(OSError, ValueError):
-                response.close()
-        if raw is not None:
-            with contextlib.suppress(OSError, ValueError, urllib3.exceptions.HTTPError):
-                raw.close()
-        elif sock is not None:
-            with contextlib.suppress(OSError):
-                sock.close()
-
-    # -- any thread --------------------------------------------------------------------------------------------------
-
-    def interrupt(self) -> None:
-        """End the exchange: whatever it waits for ends at once, and it sends and reads nothing more."""
-        with self._lock:
-            self.interrupted = True
-            for sock in (self._sock, self._handshake):
-                if sock is not None:
-                    with contextlib.suppress(OSError):
-                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                        # Past SSLSocket.shutdown, which would take the TLS state from under a blocked read.
-                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    # -- called by the connection classes above, in the sending thread -----------------------------------------------
-
-    def connected(self, sock: socket.socket, *, encrypted: bool) -> None:
-        """Take note of a new socket; while TLS wraps it, of a second handle on it (wrapping takes the first away)."""
-        if encrypted:
-            try:
-                with self._lock:
-                    if not self.interrupted:
-                        self._handshake = sock.dup()
-                        return
-            except OSError:  # no descriptor left
-                sock.close()
-                raise
-        else:
-            self.bind(sock)
-            return
-        sock.close()
-        raise Interrupted
-
-    def bind(self, sock: socket.socket) -> None:
-        """Take note of the socket that this exchange uses from here on."""
-        with self._lock:
-            handshake, self._handshake = self._handshake, None
-            if handshake is not None:
-                handshake.close()
-            interrupted = self.interrupted
-            if not interrupted:
-                self._sock = sock
-        if interrupted:
-            sock.close()
-            raise Interrupted
-        if not self._connected:
-            self._connected = True
-            if self._on_connected is not None:
-                self._on_connected()
-
-    # --
-
-    def _prepare(self) -> None:
-        """Choose how to read the body."""
-        response = self.response
-        coding = self.headers.get("Content-Encoding", "").strip().lower()
-        if coding not in ("", "identity"):
-            self._read = _decoded(self._raw)
-            return
-        if response is None or response.fp is None:
-            self._read = lambda _size: b""
-            return
-        if response.chunked:
-            self._unchunk = ChunkedDecoder()
-        else:
-            self._left = response.length
-        self._read = response.fp.read1  # what came along with the headers, then the socket itself
-        return
-
-    def _next_bytes(self) -> bytes:
-        read = self._read
-        if read is None:
-            return b""
-        while True:
-            unchunk = self._unchunk
-            if self._left == 0 or (unchunk is not None and unchunk.done):
-                self._filled = False
-                return b""
-            size = self._size
-            data = read(size)
-            got = len(data)
-            if self.interrupted:
-                raise Interrupted
-            self._filled = got == size
-            if self._filled:
-                self._size = min(size * 4, _LARGEST_READ)
-            elif got < size // 8 and size > _SMALLEST_READ:
-                self._size = size // 2
-            if unchunk is not None:
-                if not data:
-                    raise ConnectionLostError("the connection was closed in the middle of the answer")
-                payload = unchunk.feed(data)
-                if payload or unchunk.done:
-                    self._straight()
-                    return payload
-                continue
-            if self._left is not None:
-                if not data:
-                    raise ConnectionLostError("the connection was closed in the middle of the answer")
-                if got > self._left:
-                    data = data[: self._left]
-                    self._surplus = True
-                self._left -= len(data)
-            self._straight()
-            return data
-
-    def _straight(self) -> None:
-        """Read from the socket from here on: the response's own buffer is empty after one read."""
-        response = self.response
-        if self._sock is not None and response is not None and response.fp is not None:
-            fp = response.fp
-            if self._read == fp.read1:
-                self._read = self._sock.recv
-
-    def _failure(
-        self, error: BaseException, target: Target | None = None
-    ) -> GeminiStreamsError | Interrupted:
-        """Say in our words, and in plain text, what went wrong below."""
-        if self.interrupted:
-            return Interrupted()
-        if isinstance(error, GeminiStreamsError | Interrupted):
-            return error.with_traceback(None)
-        cause = _root(error)
-        text = _in_plain_words(cause)
-        if target is not None:
-            text = target.scrub(text)  # it can quote the server or a proxy, which may quote our headers
-        text = text[:200]  # only now: half a key is one too
-        number = cause.errno if isinstance(cause, OSError) else None
-        if number in (errno.EMFILE, errno.ENFILE):
-            return ConnectionFailedError(
-                "no file descriptor left for a connection: raise the soft limit (`ulimit -n`) or lower max_streams"
-            )
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return ConnectionFailedError(
-                f"the server's certificate does not verify: {cause.verify_message}", retryable=False
-            )
-        if isinstance(cause, ChunkedError):
-            return ConnectionLostError(f"the answer's chunks are broken: {text}")
-        if isinstance(cause, urllib3.exceptions.InvalidChunkLength):  # its text quotes what stands there
-            return ConnectionLostError("the answer's chunks are broken")
-        if not self._connected:
-            where = "" if target is None else f" to {target.base_url}"
-            return ConnectionFailedError(
-                f"no connection{where}: {text}",
-                retryable=not _is_about_a_bundle(error, cause),
-            )
-        if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
-            if isinstance(cause, http.client.IncompleteRead):
-                return ConnectionLostError("the connection was closed in the middle of the answer")
-            return UnexpectedResponseError(f"the answer is no HTTP: {type(cause).__name__}")
-        if isinstance(error, urllib3.exceptions.DecodeError):
-            return UnexpectedResponseError("the answer's content coding is broken")
-        return ConnectionLostError(f"the connection was lost: {text}")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return ConnectionFailedError(
+            f"the server's certificate does not verify: {cause.verify_message}", retryable=False
+        )
+    if isinstance(cause, ChunkedError):
+        return ConnectionLostError(f"the answer's chunks are broken: {text}")
+    if isinstance(cause, urllib3.exceptions.InvalidChunkLength):  # its text quotes what stands there
+        return ConnectionLostError("the answer's chunks are broken")
+    if not connected:
+        where = "" if target is None else f" to {target.base_url}"
+        return ConnectionFailedError(
+            f"no connection{where}: {text}",
+            retryable=not _is_about_a_bundle(error, cause),
+        )
+    if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
+        if isinstance(cause, http.client.IncompleteRead):
+            return ConnectionLostError("the connection was closed in the middle of the answer")
+        return UnexpectedResponseError(f"the answer is no HTTP: {type(cause).__name__}")
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return UnexpectedResponseError("the answer's content coding is broken")
+    return ConnectionLostError(f"the connection was lost: {text}")
 
 
-def _decoded(raw: Any) -> Callable[[int], bytes]:
+def decoded(raw: Any) -> Callable[[int], bytes]:
     """Read a body with a content coding, through urllib3."""
     chunks: Iterator[bytes] | None = raw.stream(None, decode_content=True) if raw.chunked else None
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pykka_supervisor import Clock
 
-__all__ = ["hold", "remaining"]
+__all__ = ["any_held", "hold", "remaining"]
 
 _lock = threading.Lock()
 _until: weakref.WeakKeyDictionary[Clock, dict[Hashable, float]] = weakref.WeakKeyDictionary()
@@ -31,10 +31,13 @@ def hold(clock: Clock, key: Hashable, seconds: float) -> None:
             del book[past]
 
 
+def any_held() -> bool:
+    """Whether there can be anything to remain: nobody has got a 429 yet otherwise."""
+    return bool(_until)
+
+
 def remaining(clock: Clock, key: Hashable) -> float:
     """Return the seconds for which `key` is still held back; 0 where it is not."""
-    if not _until:
-        return 0.0
     with _lock:
         until = _until.get(clock, {}).get(key)
     return 0.0 if until is None else max(0.0, until - clock.monotonic())

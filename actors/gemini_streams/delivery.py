@@ -34,7 +34,10 @@ from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, Str
 from gemini_streams.options import FlowControl
 from pykka_supervisor.mailbox import Envelope, Mailbox
 
-__all__ = ["ControlBatch", "EventBatch", "Owner", "Subscription"]
+__all__ = ["NO_LIMIT", "ControlBatch", "EventBatch", "Owner", "Subscription", "common_room"]
+
+NO_LIMIT = 1 << 62
+"""Events or bytes that fit where nobody limits them."""
 
 _ASK_FOR_URN = ProxyGetAttr(attr_path=("actor_urn",))
 
@@ -156,6 +159,36 @@ class _Credit:
 _Waiting = tuple[int, int, int, Any]
 
 
+def _never_blocks(inbox: Any) -> bool:
+    return (
+        isinstance(inbox, Mailbox)
+        or type(inbox) is queue.Queue
+        or getattr(inbox, "never_blocks", False) is True
+    )
+
+
+def common_room(subscriptions: Iterable[Subscription], size: int) -> tuple[list[Subscription], int, int]:
+    """Return who of these has no room for an event of so many bytes, and how many events and bytes fit all of them.
+
+    One pass without a call for each of them: it is made for every read. With the session's lock held.
+    """
+    full: list[Subscription] = []
+    count = room = NO_LIMIT
+    for s in subscriptions:
+        if s._waiting:  # noqa: SLF001 - this module's own
+            full.append(s)
+            count = room = 0
+            continue
+        in_flight = s._sent - s._acked  # noqa: SLF001
+        free = s._inbox_window - in_flight  # noqa: SLF001
+        free_bytes = s._inbox_bytes - (s._sent_bytes - s._acked_bytes)  # noqa: SLF001
+        if free <= 0 or (in_flight and free_bytes < (size or 1)):
+            full.append(s)
+        count = min(count, free)
+        room = min(room, free_bytes)
+    return full, count, room
+
+
 class Subscription:
     """One subscriber of one session."""
 
@@ -183,6 +216,7 @@ class Subscription:
         "closed",
         "flow",
         "pausing",
+        "prompt",
         "ref",
         "replaying",
         "stalled_since",
@@ -198,6 +232,8 @@ class Subscription:
         self.flow = flow
         self.pausing = flow.overflow == "pause"
         self._inbox: Any = ref.actor_inbox
+        self.prompt = _never_blocks(self._inbox)
+        """Whether putting into its inbox surely never blocks: no code of an application's is in it."""
         self._batched = getattr(ref.actor_class, "takes_batches", False)
         half = flow.overflow == "drop_oldest"
         self._inbox_window = (flow.window + 1) // 2 if half else flow.window
@@ -252,34 +288,25 @@ class Subscription:
         """How many events of an attempt were put into the inbox; the latest attempt that has begun, or a later one."""
         return self._count if attempt == self._counted else 0
 
-    def room(self) -> tuple[int, int, bool]:
-        """How many events and bytes fit, and whether the first may be larger than that."""
-        if self._waiting:
-            return 0, 0, False
+    def has_room(self, size: int) -> bool:
+        """Whether an event of so many bytes fits, or, for 0, whether any might; one alone always does."""
+        return not common_room((self,), size)[0]
+
+    def takes(self, count: int, size: int) -> bool:
+        """Whether so many events, `size` bytes together, can be put into the inbox at once."""
         in_flight = self._sent - self._acked
         return (
-            self._inbox_window - in_flight,
-            self._inbox_bytes - (self._sent_bytes - self._acked_bytes),
-            not in_flight,
-        )
-
-    def has_room(self, size: int) -> bool:
-        """Whether an event of so many bytes fits, or, for 0, whether any might."""
-        free, free_bytes, empty = self.room()
-        return free > 0 and (empty or free_bytes >= max(size, 1))
-
-    def push(self, events: list[StreamEvent], payloads: list[bytes], size: int) -> bool:
-        """Send new events, all of one read, `size` bytes together; `False` where this subscriber must be let go."""
-        count = len(events)
-        in_flight = self._sent - self._acked
-        if (
             not self._waiting
             and count <= self._inbox_window - in_flight
             and (
                 size <= self._inbox_bytes - (self._sent_bytes - self._acked_bytes)
                 or (count == 1 and not in_flight)
             )
-        ):
+        )
+
+    def push(self, events: list[StreamEvent], payloads: list[bytes], size: int) -> bool:
+        """Send new events, all of one read, `size` bytes together; `False` where this subscriber must be let go."""
+        if self.takes(len(events), size):
             self._put_events(events, size, payloads)
             return True
         return self._push_slowly(events, [len(payload) for payload in payloads])

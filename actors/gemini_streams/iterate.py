@@ -210,6 +210,7 @@ class _Inbox:
     """A stream's inbox for a thread that waits in `get`."""
 
     __slots__ = ("_queue", "get")
+    never_blocks: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -285,6 +286,7 @@ class _AsyncInbox:
     """A stream's inbox for an event loop: a put wakes whoever awaits."""
 
     __slots__ = ("_items", "_lock", "_paused_at", "_waiter", "loop")
+    never_blocks: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None

@@ -26,8 +26,7 @@ import msgspec
 import pykka
 
 from gemini_streams import cooldowns
-from gemini_streams.connection import Exchange
-from gemini_streams.delivery import LastMessageOf, Subscription
+from gemini_streams.delivery import LastMessageOf, Subscription, common_room
 from gemini_streams.errors import (
     APIError,
     DeadlineExceededError,
@@ -38,6 +37,7 @@ from gemini_streams.errors import (
     StreamCrashedError,
     StreamEndedError,
 )
+from gemini_streams.exchange import Exchange
 from gemini_streams.gemini.endpoint import Target
 from gemini_streams.gemini.generate import Meaning, add_usage
 from gemini_streams.gemini.request import BuiltRequest, encode_body, with_token
@@ -69,8 +69,6 @@ _log = get_logger(__name__)
 _decoder = msgspec.json.Decoder()
 
 TOO_MANY_REQUESTS = 429
-_NO_LIMIT = 1 << 62
-
 _HUNG_AFTER = 1.0
 """Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
 
@@ -132,6 +130,7 @@ class Session:
         "_pausing",
         "_restart_error",
         "_silences",
+        "_strict",
         "_subscriptions",
         "_table",
         "_timer",
@@ -150,6 +149,7 @@ class Session:
         "model",
         "next_sequence",
         "options",
+        "prompt",
         "ref",
         "slot",
         "started_at",
@@ -201,6 +201,9 @@ class Session:
         self._restart_error: GeminiStreamsError | None = None
         self._silences = 0
         self._subscriptions: tuple[Subscription, ...] = ()
+        self._strict: tuple[Subscription, ...] = ()  # who is let go as soon as something does not fit
+        self.prompt = True
+        """Whether a delivery surely never blocks, whoever makes it."""
         self._pausing: tuple[Subscription, ...] = ()
         self._parked: threading.Lock | None = None
         self._holding = 0  # subscriptions for whose credit the stream's thread waits
@@ -317,13 +320,14 @@ class Session:
 
     def info(self) -> StreamInfo:
         """Return what the manager tells of this stream."""
+        body = _decoder.decode(self._body)  # it can be large, and nobody is to wait for that
         with self.lock:
             heard = self.heard_at
             return StreamInfo(
                 stream_id=self.stream_id,
                 stream_ref=self.ref,
                 model=self.model,
-                request_body=_decoder.decode(self._body),
+                request_body=body,
                 status=self.status,
                 error=self.error,
                 started_at=self.started_at,
@@ -376,7 +380,9 @@ class Session:
 
         Raises `APIError` where that is longer than the retry policy waits.
         """
-        held = 0.0 if self.ended else cooldowns.remaining(self.clock, self.quota_key)
+        if self.ended or not cooldowns.any_held():
+            return 0.0
+        held = cooldowns.remaining(self.clock, self.quota_key)
         if not held:
             return 0.0
         policy = self.options.retry
@@ -427,20 +433,22 @@ class Session:
             if self.status == "starting":
                 self.status = follow(self.status, "active")
 
-    def room(self, attempt: Attempt, size: int) -> tuple[int | None, int | None]:
+    def room(self, attempt: Attempt, size: int) -> tuple[int, int]:
         """Return how many events and bytes may be delivered now; waits while somebody who pauses is full.
 
-        `size`: bytes of the next event where it is known, else 0. `None` is no limit. Raises `Retired`.
+        `size`: bytes of the next event where it is known, else 0. Raises `Retired`.
         """
         while True:
             with self.lock:
                 self._check(attempt)
-                full, count, room = self._full(size)
+                full, count, room = common_room(self._pausing, size)
                 if full:
                     for subscription in full:
                         subscription.starve()
-                    full, count, room = self._full(size)  # credit may have come before anybody asked for it
+                    # Credit may have come before anybody asked for it.
+                    full, count, room = common_room(self._pausing, size)
                 if not full:
+                    attempt.free, attempt.free_bytes = count, room
                     return count, room
                 now = self.clock.monotonic()
                 for subscription in self._pausing:
@@ -459,30 +467,53 @@ class Session:
 
     def deliver(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> None:
         """Give events to all subscribers. Raises `Retired`."""
-        size = sum(map(len, payloads))
         with self.lock:
-            if self.current is not attempt:
-                raise Retired
-            slow = [s for s in self._subscriptions if not s.push(events, payloads, size)]
-            count = len(events)
-            self.events_count += count
-            attempt.received += count
-            attempt.hop += count
-            now = attempt.heard_at = self.heard_at = self.clock.monotonic()
-            if self._first_event_at is None:
-                self._first_event_at = now
-            first = self.next_sequence
-            self.next_sequence = first + count
-            attempt.free, attempt.free_bytes = self._free()
-            self._history.remember(first, payloads)
-            meaning = attempt.meaning
-            if meaning.token is not None and self.automatic_continuation:
-                self._token = meaning.token
-                self._checkpoint = self.next_sequence - (attempt.hop - meaning.token_index)
-            interrupted = None
-            for subscription in slow:
-                interrupted = self._let_go(subscription) or interrupted
-        _end(interrupted)
+            interrupted = self._deliver(attempt, events, payloads, sum(map(len, payloads)))
+        if interrupted is not None:
+            _end(interrupted)
+
+    def deliver_now(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> bool:
+        """Do the same where nothing in it can take time, for the shared reader; else `False`, and nothing is done.
+
+        Nothing can where nobody has the lock, no inbox can block, and nobody has to be let go.
+        """
+        size = sum(map(len, payloads))
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            if not self.prompt or not all(s.takes(len(events), size) for s in self._strict):
+                return False
+            self._deliver(attempt, events, payloads, size)
+        finally:
+            self.lock.release()
+        return True
+
+    def _deliver(
+        self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes], size: int
+    ) -> Attempt | None:
+        """With the lock held; returns the attempt to interrupt where that ended the stream."""
+        if self.current is not attempt:
+            raise Retired
+        slow = [s for s in self._subscriptions if not s.push(events, payloads, size)]
+        count = len(events)
+        self.events_count += count
+        attempt.received += count
+        attempt.hop += count
+        now = attempt.heard_at = self.heard_at = self.clock.monotonic()
+        if self._first_event_at is None:
+            self._first_event_at = now
+        first = self.next_sequence
+        self.next_sequence = first + count
+        _, attempt.free, attempt.free_bytes = common_room(self._pausing, 0)
+        self._history.remember(first, payloads)
+        meaning = attempt.meaning
+        if meaning.token is not None and self.automatic_continuation:
+            self._token = meaning.token
+            self._checkpoint = self.next_sequence - (attempt.hop - meaning.token_index)
+        interrupted = None
+        for subscription in slow:
+            interrupted = self._let_go(subscription) or interrupted
+        return interrupted
 
     def next_hop(self, attempt: Attempt) -> None:
         """Take note that the answer goes on in another request of the same attempt. Raises `Retired`."""
@@ -615,32 +646,11 @@ class Session:
         if self.current is not attempt or attempt.interrupted:
             raise Retired
 
-    def _full(self, size: int) -> tuple[list[Subscription], int | None, int | None]:
-        """Return who of those who pause is full, and how many events and bytes all of them can take."""
-        full: list[Subscription] = []
-        count: int | None = None
-        room: int | None = None
-        for subscription in self._pausing:
-            free, free_bytes, empty = subscription.room()
-            if free <= 0 or (not empty and free_bytes < max(size, 1)):  # as `has_room`
-                full.append(subscription)
-            if count is None or free < count:
-                count = free
-            if room is None or free_bytes < room:
-                room = free_bytes
-        return full, count, room
-
-    def _free(self) -> tuple[int, int]:
-        """Return how many events and bytes all of those who pause can take."""
-        count = size = _NO_LIMIT
-        for subscription in self._pausing:
-            free, free_bytes, _ = subscription.room()
-            count = min(count, free)
-            size = min(size, free_bytes)
-        return count, size
-
     def _join(self, subscription: Subscription) -> None:
         self._subscriptions = (*self._subscriptions, subscription)
+        self.prompt = self.prompt and subscription.prompt
+        if subscription.flow.overflow == "disconnect":
+            self._strict = (*self._strict, subscription)
         if subscription.pausing:
             self._pausing = (*self._pausing, subscription)
             if self.current is not None:
@@ -651,6 +661,8 @@ class Session:
         """Take a subscription out; returns the attempt to interrupt where that ended the stream."""
         self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
         self._pausing = tuple(s for s in self._pausing if s is not subscription)
+        self._strict = tuple(s for s in self._strict if s is not subscription)
+        self.prompt = all(s.prompt for s in self._subscriptions)
         self._table.unwatch(subscription.ref, self)
         self._wake()
         if self._subscriptions or self.ended:

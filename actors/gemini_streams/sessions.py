@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,10 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._waiting: OrderedDict[str, Session] = OrderedDict()
-        self._lingering: dict[str, Timer] = {}
+        self._lingering: deque[tuple[float, Session]] = (
+            deque()
+        )  # with the moment when each is to be forgotten
+        self._linger_timer: Timer | None = None
         self._running = 0
         self._watched: dict[str, _Watched] = {}
         self._started = self._completed = self._failed = self._stopped = self._restarts = 0
@@ -184,13 +187,12 @@ class Sessions:
             self._tell(StartSession(following))
         for on_drained in drained:
             on_drained()
-        if self._linger:
-            with self._lock:
-                self._lingering[session.stream_id] = self._clock.call_later(
-                    self._linger, lambda: self.forget(session)
-                )
-        else:
-            self.forget(session)
+        with self._lock:
+            if self._linger:
+                self._lingering.append((self._clock.monotonic() + self._linger, session))
+                self._watch_lingering()
+            else:
+                self._forget(session)
 
     def _pass_on(self, session: Session) -> Session | None:
         """Free a stream's slot; returns who has it now."""
@@ -209,23 +211,36 @@ class Sessions:
             if self.supervisor is not None:
                 self.supervisor.tell(message)
 
-    def forget(self, session: Session) -> None:
-        """Drop an ended stream."""
+    def _watch_lingering(self) -> None:
+        """Set the one timer for those that linger, all equally long: at the end of the first. With the lock held."""
+        if self._linger_timer is None and self._lingering:
+            due = self._lingering[0][0]
+            left = max(0.0, due - self._clock.monotonic())
+            self._linger_timer = self._clock.call_later(left, self._forget_due)
+
+    def _forget_due(self) -> None:
         with self._lock:
-            self._lingering.pop(session.stream_id, None)
-            if self._sessions.get(session.stream_id) is session:
-                del self._sessions[session.stream_id]
-                self._past_events += session.events_count
+            self._linger_timer = None
+            now = self._clock.monotonic()
+            while self._lingering and self._lingering[0][0] <= now:
+                self._forget(self._lingering.popleft()[1])
+            self._watch_lingering()
+
+    def _forget(self, session: Session) -> None:
+        """Drop an ended stream. With the lock held."""
+        if self._sessions.get(session.stream_id) is session:
+            del self._sessions[session.stream_id]
+            self._past_events += session.events_count
 
     def forget_all(self) -> None:
         """Drop what lingers: the tree has ended, and nobody can ask any more. Started again, it begins anew."""
         with self._lock:
-            timers = list(self._lingering.values())
+            timer, self._linger_timer = self._linger_timer, None
             self._lingering.clear()
             self._past_events += sum(session.events_count for session in self._sessions.values())
             self._sessions.clear()
             self._draining = False
-        for timer in timers:
+        if timer is not None:
             timer.cancel()
 
     # -- ends --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """StreamActor: one attempt at one session, in a thread of its own.
 
-It opens the connection, reads, decodes, gives the session what it found, and ends: in order when the answer is
+It opens the connection, has the answer's events given to the session (`pump`), and ends: in order when the answer is
 complete or somebody has ended the stream, with an error of ours otherwise. It does not retry: its supervisor decides
 what follows (`recovery`).
 
@@ -14,31 +14,21 @@ import functools
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 import pykka
 
-from gemini_streams.connection import Connections, Exchange, Interrupted
-from gemini_streams.errors import (
-    GeminiStreamsError,
-    MalformedEventError,
-    StreamTruncatedError,
-    UnexpectedResponseError,
-)
+from gemini_streams.connection import Connections, Interrupted
+from gemini_streams.errors import GeminiStreamsError, StreamTruncatedError, UnexpectedResponseError
+from gemini_streams.exchange import Exchange
 from gemini_streams.gemini.failures import error_from_event, find_error, parse_error
-from gemini_streams.gemini.generate import End, at_end
-from gemini_streams.messages import StreamEvent
+from gemini_streams.gemini.generate import End
+from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Retired, Session
-from gemini_streams.sse import Decoder
 from pykka_supervisor import SupervisedActor
 
 __all__ = ["AttemptFailed", "StreamActor"]
 
 _MAX_ERROR_BODY = 1 << 20
 _MAX_FRUITLESS_HOPS = 3
-_MANY = 8
-"""From so many subscribers on, one large batch is worth a look at the socket; below, it only ages the objects."""
-
-_decode = msgspec.json.Decoder().decode
 
 
 class _Run:
@@ -150,39 +140,7 @@ class StreamActor(SupervisedActor):
         exchange.send(self._connections, session.target, session.url, session.request_body())
         self._check_answer(exchange)
         session.answering(attempt)
-        decoder = Decoder(session.options.max_event_bytes)
-        late: GeminiStreamsError | None = None
-        while True:
-            if decoder.waiting:
-                if (
-                    decoder.waiting <= attempt.free
-                    and decoder.waiting_size <= attempt.free_bytes
-                    and session.subscribers < _MANY
-                ):
-                    self._deliver(attempt, decoder.take())
-                    continue
-                count, room = session.room(attempt, decoder.next_size)
-                if (
-                    count is None
-                    or decoder.waiting >= count
-                    or session.subscribers < _MANY
-                    or late is not None
-                    or not exchange.has_more()
-                ):
-                    self._deliver(attempt, decoder.take(count, room))
-                    continue
-            elif late is not None:
-                raise late
-            elif attempt.free <= 0 or attempt.free_bytes <= 0:
-                session.room(attempt, 0)
-            try:
-                data = exchange.read()
-                if not data and not decoder.waiting:
-                    break
-                decoder.feed(data)
-            except GeminiStreamsError as error:
-                late = error  # what came before it is delivered first
-        return self._end(attempt, exchange, decoder)
+        return Pump(session, attempt, exchange).run(self._connections.reader)
 
     def _check_answer(self, exchange: Exchange) -> None:
         status = exchange.status
@@ -215,78 +173,3 @@ class StreamActor(SupervisedActor):
             now=session.clock.time(),
             scrub=session.target.scrub,
         )
-
-    def _deliver(self, attempt: Attempt, payloads: list[bytes]) -> None:
-        session = self._session
-        stream_id, tag, number, sequence = (
-            session.stream_id,
-            session.tag,
-            attempt.number,
-            session.next_sequence,
-        )
-        meaning = attempt.meaning
-        see = meaning.see
-        events: list[StreamEvent] = []
-        broken: GeminiStreamsError | None = None
-        for payload in payloads:
-            try:
-                data = _decode(payload)
-            except (ValueError, RecursionError):
-                data = _leniently(payload)
-            if type(data) is not dict:
-                see(data)
-                if meaning.error is None:
-                    broken = MalformedEventError(
-                        f"event {sequence} of the answer is no JSON object ({len(payload)} bytes)"
-                    )
-                    break
-            else:
-                see(data)
-            if meaning.error is not None:
-                broken = error_from_event(data, now=session.clock.time(), scrub=session.target.scrub)
-                break
-            events.append(StreamEvent(stream_id, number, sequence, data, tag))
-            sequence += 1
-        if broken is None:
-            session.deliver(attempt, events, payloads)
-            return
-        if events:
-            session.deliver(attempt, events, payloads[: len(events)])
-        raise broken
-
-    def _end(self, attempt: Attempt, exchange: Exchange, decoder: Decoder) -> End:
-        """Decide what the clean end of the body means, and give the connection back."""
-        session = self._session
-        last = decoder.end()
-        exchange.finish()
-        half = False
-        if last is not None:
-            try:
-                _decode(last)
-            except ValueError:
-                half = True
-            except RecursionError:  # whole, as far as anybody can tell, and no event: _deliver says so
-                pass
-            if not half:
-                session.room(attempt, len(last))
-                self._deliver(attempt, [last])
-        error = find_error(bytes(decoder.stray)) if decoder.stray else None
-        if error is not None:
-            raise error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
-        ending = at_end(
-            attempt.meaning, clean=True, half_event=half, automatic=session.automatic_continuation
-        )
-        if ending.end is End.COMPLETE or (ending.end is End.CONTINUES and not ending.void):
-            return ending.end
-        raise StreamTruncatedError(ending.why or "the answer stopped with CONTINUATION behind its last token")
-
-
-def _leniently(payload: bytes) -> Any:
-    """Decode what is not quite UTF-8, as WHATWG's decoder would; `None` where it is no JSON.
-
-    Nor is what nests deeper than the decoder goes: asked again, the server would say the same.
-    """
-    try:
-        return _decode(payload.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None

@@ -23,13 +23,15 @@ from gemini_streams import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.connection import Exchange
+from gemini_streams.exchange import Exchange
+from gemini_streams.pump import Pump
 from gemini_streams.session import Session
 from gemini_streams.stream_actor import StreamActor
 from gemini_streams.testing import Raw, Reply, StallUpload, check_history, trickle
 from pykka_supervisor import leaked_threads
 from pykka_supervisor.testing import Probe, TestClock, kill
-from streams.recovery_kit import AT_ONCE, LAST, STEADY, Scene, Slow, eventually, texts
+from streams.helpers import eventually
+from streams.recovery_kit import AT_ONCE, LAST, STEADY, Scene, Slow, texts
 
 TEXT = "one two three four five six"
 WHOLE = Reply(TEXT)
@@ -291,20 +293,21 @@ def test_case_36_killed_while_it_completes(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_case_36_a_late_thread_of_a_retired_attempt_delivers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     held, arrived, late = threading.Event(), threading.Event(), threading.Event()
-    deliver = StreamActor._deliver
+    deliver = Pump._deliver
 
-    def slow(actor: StreamActor, attempt: Any, payloads: Any) -> None:
-        if attempt.number == 1:
+    def slow(pump: Pump, payloads: Any) -> None:
+        if pump._attempt.number == 1:
             arrived.set()
             held.wait(10)
             try:
-                deliver(actor, attempt, payloads)
+                deliver(pump, payloads)
             finally:
                 late.set()
         else:
-            deliver(actor, attempt, payloads)
+            deliver(pump, payloads)
 
-    monkeypatch.setattr(StreamActor, "_deliver", slow)
+    monkeypatch.setattr(Pump, "_deliver", slow)
+    monkeypatch.setattr(Pump, "_lend", lambda *_: False)  # each attempt delivers in a thread of its own
     with Scene(shutdown=0.1) as scene:
         scene.gemini.on("why", WHOLE, Reply(TEXT, hold_after=3))
         stream_id, probe = scene.start()
@@ -324,16 +327,16 @@ def test_case_36_a_late_thread_of_a_retired_attempt_delivers_nothing(monkeypatch
 
 def test_case_36_a_hang_is_noticed_by_the_silence_and_overcome(monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
-    read = Exchange.read
+    read = Exchange.read_now
     hung: list[Exchange] = []
 
-    def hangs(exchange: Exchange) -> bytes:
-        if not hung:
+    def hangs(exchange: Exchange) -> bytes | None:
+        if not hung:  # its first read, in its own thread
             hung.append(exchange)
             held.wait(10)  # whatever interrupts it
         return read(exchange)
 
-    monkeypatch.setattr(Exchange, "read", hangs)
+    monkeypatch.setattr(Exchange, "read_now", hangs)
     clock = TestClock()
     with Scene(clock=clock, shutdown=0.2, retry=AT_ONCE) as scene:
         scene.gemini.on("why", WHOLE)
@@ -352,14 +355,15 @@ def test_case_36_a_hang_is_noticed_by_the_silence_and_overcome(monkeypatch: pyte
 
 
 def test_case_36_a_crash_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    deliver = StreamActor._deliver
+    deliver = Pump._deliver
 
-    def crashes(actor: StreamActor, attempt: Any, payloads: Any) -> None:
-        deliver(actor, attempt, payloads)
-        if attempt.number == 1:
+    def crashes(pump: Pump, payloads: Any) -> None:
+        deliver(pump, payloads)
+        if pump._attempt.number == 1:
             raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr(StreamActor, "_deliver", crashes)
+    monkeypatch.setattr(Pump, "_deliver", crashes)
+    monkeypatch.setattr(Pump, "_lend", lambda *_: False)  # in its own thread
     with Scene() as scene:
         scene.gemini.on("why", WHOLE)
         _, probe = scene.start()

@@ -153,6 +153,9 @@ ROWS: dict[str, Row] = {
     "closed in the headers": Row(
         Raw(b"HTTP/1.1 200 OK\r\nContent-Ty", close="reset"), ConnectionLostError, retryable=True, says="."
     ),
+    "early hints and no answer": lost(
+        Raw(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), "without an answer"
+    ),
     "reset between events": lost(Reply("one two three", end="reset", end_after=2, pace=0.01), events=2),
     "closed between events": lost(Reply("one two three", end="cut", end_after=2, pace=0.01), events=2),
     "closed in an event": lost(
@@ -168,7 +171,6 @@ ROWS: dict[str, Row] = {
     "HTML": odd(Body(HTML, content_type="text/html"), "text/html.*base URL"),
     "JSON": odd(Body(b'{"candidates": []}', content_type="application/json"), "application/json.*base URL"),
     "204": odd(response("204 No Content"), "204"),
-    "early hints for an answer": odd(Raw(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), "103"),
     "switching protocols": odd(Raw(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"), "101"),
     **{
         f"redirect {status}": odd(response(f"{status} Moved", Location=REDIRECT), "redirect.*base URL")

@@ -42,15 +42,16 @@ from gemini_streams import (
     StreamRestarting,
     StreamStopped,
 )
+from gemini_streams import delivery as delivery_module
 from gemini_streams import session as session_module
 from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
 from gemini_streams.launches import Launches
 from gemini_streams.options import After, FromStart, ManagerOptions, Overflow
+from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Session
 from gemini_streams.sse import Decoder
-from gemini_streams.stream_actor import StreamActor
 from gemini_streams.testing import check_history
 from pykka_supervisor.mailbox import Mailbox
 from pykka_supervisor.testing import TestClock
@@ -235,11 +236,11 @@ class Delivery(RuleBasedStateMachine):
         self.join_in_between: Any = None
         self.patched = pytest.MonkeyPatch()
         machine = self
-        on_credit, fits, fitting, room = (
+        on_credit, fits, fitting, common_room = (
             Session.on_credit,
             Subscription._fits,
             Subscription._fitting,
-            Subscription.room,
+            delivery_module.common_room,
         )
 
         def credit(session: Session, subscription: Subscription) -> None:
@@ -256,10 +257,18 @@ class Delivery(RuleBasedStateMachine):
 
             return look
 
+        def looked_at_all(subscriptions: Any, size: int) -> Any:
+            subscriptions = tuple(subscriptions)
+            found = common_room(subscriptions, size)
+            for subscription in subscriptions:
+                machine.sneak(subscription)
+            return found
+
         self.patched.setattr(Session, "on_credit", credit)
         self.patched.setattr(Subscription, "_fits", looked(fits))
         self.patched.setattr(Subscription, "_fitting", looked(fitting))
-        self.patched.setattr(Subscription, "room", looked(room))
+        self.patched.setattr(delivery_module, "common_room", looked_at_all)
+        self.patched.setattr(session_module, "common_room", looked_at_all)
 
     @initialize(history=st.sampled_from([0, 300, 2000, 1 << 20]))
     def start(self, history: int) -> None:
@@ -342,10 +351,10 @@ class Delivery(RuleBasedStateMachine):
             if self.join_in_between is not None:
                 joining, self.join_in_between = self.join_in_between, None
                 self._join(*joining)
-            actor: Any = SimpleNamespace(_session=self.session)
+            pump: Any = SimpleNamespace(_session=self.session, _attempt=attempt)
             for payload in payloads:
                 self.truth.append(msgspec.json.decode(payload))
-            StreamActor._deliver(actor, attempt, payloads)
+            Pump._deliver(pump, payloads)
 
     def _join(self, person: Person, flow: FlowControl, after: After) -> None:
         session = self.session

@@ -341,8 +341,8 @@ def test_it_has_no_thread_and_no_actor_of_its_own(gemini: LocalGemini, manager: 
     actors = len(pykka.ActorRegistry.get_all())
     with stream(ref, "why") as answer:
         next(answer)
-        new = [t.name for t in set(threading.enumerate()) - before]
-        assert [name.partition("-")[0] for name in new] == ["StreamActor"]
+        new = {t.name.rpartition("-")[0] for t in set(threading.enumerate()) - before}
+        assert new - {"gemini-streams"} == {"StreamActor"}  # the manager's shared reader may have begun
         assert len(pykka.ActorRegistry.get_all()) == actors + 1
 
 
@@ -505,7 +505,7 @@ def test_many_at_once_on_one_loop(gemini: LocalGemini, manager: StartManager) ->
 
     before = threading.active_count()
     assert asyncio.run(main()) == ["".join(f"{n} " for n in range(100))] * 200
-    assert threads - before <= 21  # the streams' own
+    assert threads - before <= 22  # the streams' own, the shared reader, the timers
 
 
 async def at_the_gate(gemini: LocalGemini) -> None:

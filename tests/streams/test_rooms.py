@@ -141,7 +141,12 @@ HOOKS: dict[str, str] = {
     "urllib3.connection:HTTPConnection._new_conn": "makes the socket that an interrupt shuts down",
     "urllib3.connection:HTTPSConnection._new_conn": "makes the socket that an interrupt shuts down",
     "urllib3.connection:HTTPConnection.connect": "after it the socket's time-out is taken off",
-    "urllib3.connection:HTTPConnection.request": "before it the exchange is told of its socket",
+    "urllib3.connection:HTTPConnection.request": "sends what has no plain head",
+    "urllib3.connection:HTTPConnection.getresponse": "reads what was sent by urllib3",
+    "urllib3.connection:HTTPConnection.default_port": "tells whether the Host header names a port",
+    "urllib3:HTTPConnectionPool._put_conn": "takes the connection of a plain answer back",
+    "urllib3:HTTPConnectionPool.urlopen": "asks a plain answer for its status, headers and version_string",
+    "http.client:HTTPResponse.begin": "parses a head that is not plain",
     "urllib3.connection:HTTPConnection.response_class": "our response shows itself to the exchange",
     "urllib3:HTTPConnectionPool.ConnectionCls": "our connections are made by the pool",
     "urllib3:HTTPSConnectionPool.ConnectionCls": "our connections are made by the pool",
@@ -169,8 +174,8 @@ def test_what_connection_builds_on_is_where_it_was(hook: str) -> None:
 
 def test_the_connections_own_attributes_are_where_they_were() -> None:
     connection = urllib3.connection.HTTPConnection("localhost")
-    assert hasattr(connection, "sock")
-    assert hasattr(connection, "timeout")
+    for name in ("sock", "timeout", "host", "port", "proxy"):
+        assert hasattr(connection, name), f"urllib3's HTTPConnection.{name} has moved"
     assert requests.adapters.HTTPAdapter().poolmanager is not None
 
     class Socket:

@@ -202,11 +202,18 @@ def test_timers_of_streams_that_ended_are_gone(
     gemini: LocalGemini, manager: StartManager, probe: Probe, clock: TestClock
 ) -> None:
     ref = manager(clock=clock, deadline=500, linger=3)
-    for _ in range(20):
+    for number in range(20):
         ref.start_stream("hello", subscriber=probe.ref)
         probe.expect(LAST)
-    assert clock.pending() == 20  # only what lingers
-    clock.advance(3.1)
+        if number == 9:
+            clock.advance(2)
+    assert clock.pending() == 1  # one for all that linger
+    assert len(ref.list_streams()) == 20
+    clock.advance(1.1)
+    assert len(ref.list_streams()) == 10  # each for as long as the others
+    assert clock.pending() == 1
+    clock.advance(2)
+    assert ref.list_streams() == []
     eventually(lambda: clock.pending() == 0)
 
 

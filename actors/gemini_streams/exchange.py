@@ -1,0 +1,396 @@
+"""One request and its answer over a connection: send it, read what the socket has, end it from another thread.
+
+The rules:
+
+- One thread sends and reads; any thread may `interrupt()`, at any moment. It shuts the exchange's own socket down in
+  both directions, which wakes a blocked connect's handshake, send or read at once, and never blocks itself. Until
+  the connect system call returns there is no socket to shut; the thread then notices when it does.
+- A connection that has gone back to the pool is never touched again: giving it back and shutting it down exclude
+  each other by a lock.
+- A connection goes back to the pool only when its body was read to the end.
+- While it waits for the server it can be lent to a thread that waits for many (`lend`, `reader`): that one reads,
+  without ever blocking, until it is taken back.
+- What goes wrong below leaves this module as an error of ours, holding plain text.
+
+A body behind a plain head is read from the socket itself, which costs a third of the way through urllib3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gemini_streams.chunked import ChunkedDecoder
+from gemini_streams.connection import (
+    SMALLEST_READ,
+    Connections,
+    Interrupted,
+    close_quietly,
+    decoded,
+    failure_of,
+)
+from gemini_streams.errors import ConnectionLostError, GeminiStreamsError
+from gemini_streams.gemini.endpoint import Target
+from gemini_streams.http1 import Head
+
+__all__ = ["Exchange"]
+
+_LARGEST_READ = 262144
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER's value for a close that resets: an orderly one would wait behind what the server has not read yet."""
+
+
+class Exchange:
+    """One request and its answer. All but `interrupt` is for the one thread that sends and reads.
+
+    `on_connected` is called in that thread when there is a connection and the request is about to be sent.
+    """
+
+    __slots__ = (
+        "_connected",
+        "_direct",
+        "_filled",
+        "_handshake",
+        "_keeps",
+        "_left",
+        "_leftover",
+        "_lock",
+        "_on_connected",
+        "_raw",
+        "_read",
+        "_size",
+        "_sock",
+        "_surplus",
+        "_unchunk",
+        "headers",
+        "interrupted",
+        "lent",
+        "response",
+        "status",
+    )
+
+    def __init__(self, on_connected: Callable[[], None] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None  # what interrupt() shuts down
+        self._handshake: socket.socket | None = (
+            None  # a second handle on the socket while TLS wraps the first
+        )
+        self._on_connected = on_connected
+        self._connected = False
+        self._raw: Any = None
+        self._unchunk: ChunkedDecoder | None = None
+        self._left: int | None = None  # bytes of the body still to come, where the server said how many
+        self._leftover = b""  # what came along with the headers
+        self._direct = False  # whether the body is read from the socket itself
+        self._keeps = True  # whether the connection can be used again behind the body
+        self._read: Callable[[int], bytes] | None = None
+        self._size = SMALLEST_READ
+        self._filled = False
+        self._surplus = False
+        self.response: Any = None
+        """http.client's, where the answer's head was not plain."""
+        self.interrupted = False
+        self.lent = False
+        """Whether another thread reads."""
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    # -- the sending and reading thread ------------------------------------------------------------------------------
+
+    def send(self, connections: Connections, target: Target, url: str, body: bytes) -> None:
+        """Send the request and wait for the answer's status and headers.
+
+        Raises `Interrupted`, or what the table of errors says of connections.
+        """
+        failure: GeminiStreamsError | Interrupted
+        try:
+            answer = connections.send(self, target, url, body)
+        except Exception as error:  # noqa: BLE001 - whatever the stack below raises is one failure of this exchange
+            failure = self._failure(error, target)
+        else:
+            self.status = answer.status
+            self.headers = answer.headers
+            self._raw = answer
+            self._prepare()
+            return
+        self.close()
+        raise failure
+
+    def has_more(self) -> bool:
+        """Whether more bytes are surely there already: the last read took all it could, and the socket has some."""
+        sock = self._sock
+        if not self._filled or sock is None:
+            return False
+        return _is_readable(sock)
+
+    def read(self) -> bytes:
+        """Return the next bytes of the body, as many as there are; `b""` at its clean end. Blocks without a limit.
+
+        Raises `Interrupted`, `ConnectionLostError`, `UnexpectedResponseError`.
+        """
+        try:
+            data = self._next_bytes(self._read, now=False)
+        except Exception as error:  # noqa: BLE001
+            failure = self._failure(error)
+        else:
+            return b"" if data is None else data
+        raise failure
+
+    def read_now(self) -> bytes | None:
+        """Do the same without waiting for the server: `None` where nothing has come.
+
+        A body that http.client or urllib3 reads is waited for all the same, and outside of a loan a TLS record of
+        which a part has come.
+        """
+        try:
+            return self._next_bytes(self._read_now, now=True)
+        except Exception as error:  # noqa: BLE001
+            failure = self._failure(error)
+        raise failure
+
+    def lend(self) -> bool:
+        """Make this an exchange whose `read_now` never blocks, for another thread; `False` where it cannot be that."""
+        sock = self._sock
+        if not self._direct or sock is None:
+            return False
+        if isinstance(sock, ssl.SSLSocket):
+            try:
+                sock.settimeout(0)
+            except OSError:
+                return False
+        self.lent = True
+        return True
+
+    def take_back(self) -> None:
+        """Read on in this thread."""
+        self.lent = False
+        sock = self._sock
+        if isinstance(sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError):
+                sock.settimeout(None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole body has been read: the socket will say nothing more, the next read `b""`."""
+        return self._left == 0 or (self._unchunk is not None and self._unchunk.done)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 where there is none."""
+        sock = self._sock
+        return -1 if sock is None else sock.fileno()
+
+    def read_all(self, limit: int) -> bytes:
+        """Return the body, or its first `limit` bytes; a broken end is an end.
+
+        Read to its clean end, the connection goes back to the pool.
+        """
+        body = b""
+        with contextlib.suppress(GeminiStreamsError):
+            while len(body) < limit:
+                data = self.read()
+                if not data:
+                    self.finish()
+                    break
+                body += data
+        return body[:limit]
+
+    def finish(self) -> None:
+        """Give the connection back to the pool; the body must have been read to its clean end."""
+        raw, response = self._raw, self.response
+        with self._lock:
+            interrupted, self._sock = self.interrupted, None
+        surplus = self._surplus or self._leftover or (self._unchunk is not None and self._unchunk.surplus)
+        self._raw = self._read = self.response = None
+        if raw is not None:
+            if response is not None:
+                response.close()
+            # A server that says more than its answer is not to be listened to again.
+            if interrupted or surplus or not self._keeps:
+                raw.close()
+            raw.release_conn()
+
+    def close(self) -> None:
+        """Close the connection."""
+        raw, response = self._raw, self.response
+        with self._lock:
+            sock, self._sock = self._sock, None
+            handshake, self._handshake = self._handshake, None
+        self._raw = self._read = self.response = None
+        if handshake is not None:
+            handshake.close()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        if response is not None:
+            close_quietly(response)
+        if raw is not None:
+            close_quietly(raw)
+        elif sock is not None:
+            with contextlib.suppress(OSError):
+                sock.close()
+
+    # -- any thread --------------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """End the exchange: whatever it waits for ends at once, and it sends and reads nothing more."""
+        with self._lock:
+            self.interrupted = True
+            for sock in (self._sock, self._handshake):
+                if sock is not None:
+                    with contextlib.suppress(OSError):
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        # Past SSLSocket.shutdown, which would take the TLS state from under a blocked read.
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    # -- called by the connection classes above, in the sending thread -----------------------------------------------
+
+    def connected(self, sock: socket.socket, *, encrypted: bool) -> None:
+        """Take note of a new socket; while TLS wraps it, of a second handle on it (wrapping takes the first away)."""
+        if encrypted:
+            try:
+                with self._lock:
+                    if not self.interrupted:
+                        self._handshake = sock.dup()
+                        return
+            except OSError:  # no descriptor left
+                sock.close()
+                raise
+        else:
+            self.bind(sock)
+            return
+        sock.close()
+        raise Interrupted
+
+    def bind(self, sock: socket.socket) -> None:
+        """Take note of the socket that this exchange uses from here on."""
+        with self._lock:
+            handshake, self._handshake = self._handshake, None
+            if handshake is not None:
+                handshake.close()
+            interrupted = self.interrupted
+            if not interrupted:
+                self._sock = sock
+        if interrupted:
+            sock.close()
+            raise Interrupted
+        if not self._connected:
+            self._connected = True
+            if self._on_connected is not None:
+                self._on_connected()
+
+    def answered(self, head: Head, leftover: bytes) -> None:
+        """Take note of a plain head and what came along behind it; the body is read from the socket."""
+        self._keeps = head.keeps
+        self._left = head.length
+        self._unchunk = ChunkedDecoder() if head.chunked else None
+        self._leftover = leftover
+        if self._sock is not None:
+            self._read = self._sock.recv
+            self._direct = True
+
+    # --
+
+    def _prepare(self) -> None:
+        """Choose how to read the body behind a head that was http.client's."""
+        response = self.response
+        if self._read is not None:
+            return
+        coding = self.headers.get("Content-Encoding", "").strip().lower()
+        if coding not in ("", "identity"):
+            self._read = decoded(self._raw)
+            return
+        if response is None or response.fp is None:
+            self._read = lambda _size: b""
+            return
+        if response.chunked:
+            self._unchunk = ChunkedDecoder()
+        else:
+            self._left = response.length
+        self._read = response.fp.read1
+
+    def _read_now(self, size: int) -> bytes | None:
+        """Take what the socket has."""
+        sock = self._sock
+        if not self._direct or sock is None:
+            return None if self._read is None else self._read(size)
+        try:
+            if not isinstance(sock, ssl.SSLSocket):
+                return sock.recv(size, socket.MSG_DONTWAIT)
+            if not self.lent and not sock.pending() and not _is_readable(sock):
+                return None
+            data = sock.recv(size)
+            while sock.pending():  # of a record that was read in part, the socket tells nothing
+                data += sock.recv(size)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except ssl.SSLWantWriteError:
+            self.lent = False  # waiting for that is not the reader's
+            return None
+        return data
+
+    def _next_bytes(self, read: Callable[[int], bytes | None] | None, *, now: bool) -> bytes | None:
+        """Read until there is something of the body; `now`: once, whatever comes of it."""
+        if read is None:
+            return b""
+        while True:
+            unchunk = self._unchunk
+            if self.whole:
+                self._filled = False
+                return b""
+            if self._leftover:
+                data, self._leftover = self._leftover, b""
+                self._filled = False
+            else:
+                got = read(self._size)
+                if got is None:
+                    return None
+                data = got
+                self._adapt(len(data))
+            if self.interrupted:
+                raise Interrupted
+            if unchunk is not None:
+                if not data:
+                    raise ConnectionLostError("the connection was closed in the middle of the answer")
+                payload = unchunk.feed(data)
+                if payload or unchunk.done:
+                    return payload
+                if now:  # whoever reads for many does not go on here for as long as a server sends nothing
+                    return None
+                continue
+            if self._left is not None:
+                if not data:
+                    raise ConnectionLostError("the connection was closed in the middle of the answer")
+                if len(data) > self._left:
+                    data = data[: self._left]
+                    self._surplus = True
+                self._left -= len(data)
+            return data
+
+    def _adapt(self, got: int) -> None:
+        """Read more at once where a read was filled, less where it was nearly empty."""
+        size = self._size
+        self._filled = got == size
+        if self._filled:
+            self._size = min(size * 4, _LARGEST_READ)
+        elif got < size // 8 and size > SMALLEST_READ:
+            self._size = size // 2
+
+    def _failure(
+        self, error: BaseException, target: Target | None = None
+    ) -> GeminiStreamsError | Interrupted:
+        """Say in our words, and in plain text, what went wrong below."""
+        if self.interrupted:
+            return Interrupted()
+        return failure_of(error, target, connected=self._connected)
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

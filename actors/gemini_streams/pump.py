@@ -1,0 +1,277 @@
+"""From bytes to events: what one request's answer brings, given to the session as it comes.
+
+The rules:
+
+- The stream's own thread does it (`run`) as long as there is something to do, and wherever something has to be waited
+  for but the server: room at a subscriber above all.
+- When there is nothing to do but wait for the server, the shared reader's thread does it (`receive`, `turn`), and
+  gives back at the first thing that is out of the ordinary: the end, a failure, a subscriber who is full, a server that
+  sends much at once. What it found stands here, and `run` goes on from it.
+- So at any time one thread uses a pump, its decoder and its exchange.
+- A failure is raised behind what came before it: that is delivered first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gemini_streams.delivery import NO_LIMIT
+from gemini_streams.errors import GeminiStreamsError, MalformedEventError, StreamTruncatedError
+from gemini_streams.exchange import Exchange
+from gemini_streams.gemini.failures import error_from_event, find_error
+from gemini_streams.gemini.generate import End, at_end
+from gemini_streams.messages import StreamEvent
+from gemini_streams.reader import Reader
+from gemini_streams.session import Attempt, Session
+from gemini_streams.sse import Decoder
+
+__all__ = ["Pump"]
+
+_MUCH = 8192
+"""Bytes of a read behind which a server surely has more to send at once: waking a thread for it is no waste."""
+_MANY = 8
+"""From so many subscribers on, one large batch is worth a look at the socket; below, it only ages the objects."""
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Pump:
+    """Moves one answer; see the module's text."""
+
+    __slots__ = (
+        "_attempt",
+        "_decoder",
+        "_ended",
+        "_exchange",
+        "_failure",
+        "_received",
+        "_session",
+        "_undelivered",
+    )
+
+    def __init__(self, session: Session, attempt: Attempt, exchange: Exchange) -> None:
+        self._session = session
+        self._attempt = attempt
+        self._exchange = exchange
+        self._decoder = Decoder(session.options.max_event_bytes)
+        self._received: bytes | None = None  # by the shared reader, not used yet
+        self._undelivered: tuple[list[StreamEvent], list[bytes]] | None = None  # decoded by it, not delivered
+        self._failure: BaseException | None = None
+        self._ended = False
+
+    # -- the stream's own thread
+
+    def run(self, reader: Reader) -> End:
+        """Move the whole answer; returns `COMPLETE` or `CONTINUES`.
+
+        Raises what the answer failed of, `Interrupted`, `Retired`.
+        """
+        session, attempt, exchange, decoder = self._session, self._attempt, self._exchange, self._decoder
+        much = False
+        while True:
+            if self._undelivered is not None:
+                (events, payloads), self._undelivered = self._undelivered, None
+                session.deliver(attempt, events, payloads)
+                continue
+            if decoder.waiting:
+                if self._fits() and session.subscribers < _MANY:
+                    self._deliver(decoder.take())
+                    continue
+                count, room = session.room(attempt, decoder.next_size)
+                if (
+                    count == NO_LIMIT
+                    or decoder.waiting >= count
+                    or session.subscribers < _MANY
+                    or self._failure is not None
+                    or self._ended
+                    or not exchange.has_more()
+                    or not self._read_more()
+                ):
+                    self._deliver(decoder.take(count, room))
+                continue
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                return self._end()
+            if attempt.free <= 0 or attempt.free_bytes <= 0:
+                session.room(attempt, 0)
+            try:
+                data = exchange.read() if much else exchange.read_now()
+                if data is None:
+                    if session.prompt and self._lend(reader):
+                        continue
+                    data = exchange.read()
+                much = len(data) >= _MUCH
+                self._feed(data)
+            except GeminiStreamsError as error:
+                self._fail(error)
+
+    def _read_more(self) -> bool:
+        """Take what has come behind events that wait; `False` where nothing has that would make them more."""
+        try:
+            data = self._exchange.read_now()
+            if data is None:
+                return False
+            self._feed(data)
+        except GeminiStreamsError as error:
+            self._fail(error)
+        return True
+
+    def _lend(self, reader: Reader) -> bool:
+        """Have the shared reader go on until something is out of the ordinary; `False` where it cannot."""
+        exchange = self._exchange
+        if not exchange.lend():
+            return False
+        try:
+            lent = reader.read_for(self)
+        finally:
+            exchange.take_back()
+        if self._failure is not None:
+            exchange.close()
+        elif self._received is not None:  # the reader died before it had used it
+            data, self._received = self._received, None
+            self._feed(data)
+        return lent
+
+    def _fail(self, error: GeminiStreamsError) -> None:
+        self._failure = error
+        self._exchange.close()
+
+    # -- whoever has it
+
+    def _fits(self) -> bool:
+        """Whether all events that have been decoded surely fit everybody who pauses."""
+        attempt, decoder = self._attempt, self._decoder
+        return decoder.waiting <= attempt.free and decoder.waiting_size <= attempt.free_bytes
+
+    def _feed(self, data: bytes) -> None:
+        if data:
+            self._decoder.feed(data)
+        else:
+            self._ended = True
+
+    # -- the shared reader's thread
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._exchange.fileno()
+
+    def receive(self) -> None:
+        """Take what the socket has."""
+        try:
+            self._received = self._exchange.read_now()
+        except BaseException as error:  # noqa: BLE001 - raised in the stream's own thread
+            self._failure = error
+
+    def turn(self) -> bool:
+        """Deliver what was taken; `False` where the stream's own thread has to go on."""
+        data, self._received = self._received, None
+        if self._failure is not None:
+            return False
+        exchange = self._exchange
+        if data is None:
+            return exchange.lent
+        try:
+            self._feed(data)
+            if self._ended:
+                return False
+            decoder, attempt = self._decoder, self._attempt
+            if decoder.waiting:
+                if not self._fits():
+                    return False
+                payloads = decoder.take()
+                events, self._failure = _events_of(self._session, attempt, payloads)
+                payloads = payloads[: len(events)]
+                if events and not self._session.deliver_now(attempt, events, payloads):
+                    self._undelivered = events, payloads
+                    return False
+                if self._failure is not None:
+                    return False
+        except BaseException as error:  # noqa: BLE001 - raised in the stream's own thread
+            self._failure = error
+            return False
+        return attempt.free > 0 and attempt.free_bytes > 0 and len(data) < _MUCH and not exchange.whole
+
+    # -- whoever has it
+
+    def _deliver(self, payloads: list[bytes]) -> None:
+        events, broken = _events_of(self._session, self._attempt, payloads)
+        if events:
+            self._session.deliver(self._attempt, events, payloads[: len(events)])
+        if broken is not None:
+            raise broken
+
+    def _end(self) -> End:
+        """Decide what the clean end of the body means, and give the connection back."""
+        session, attempt, exchange, decoder = self._session, self._attempt, self._exchange, self._decoder
+        last = decoder.end()
+        exchange.finish()
+        half = False
+        if last is not None:
+            try:
+                _decode(last)
+            except ValueError:
+                half = True
+            except RecursionError:  # whole, as far as anybody can tell, and no event: _deliver says so
+                pass
+            if not half:
+                session.room(attempt, len(last))
+                self._deliver([last])
+        error = find_error(bytes(decoder.stray)) if decoder.stray else None
+        if error is not None:
+            raise error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
+        ending = at_end(
+            attempt.meaning, clean=True, half_event=half, automatic=session.automatic_continuation
+        )
+        if ending.end is End.COMPLETE or (ending.end is End.CONTINUES and not ending.void):
+            return ending.end
+        raise StreamTruncatedError(ending.why or "the answer stopped with CONTINUATION behind its last token")
+
+
+def _events_of(
+    session: Session, attempt: Attempt, payloads: list[bytes]
+) -> tuple[list[StreamEvent], GeminiStreamsError | None]:
+    """Decode events; returns those before one that is none, or an error, and what is to be said of that."""
+    stream_id, tag, number, sequence = (
+        session.stream_id,
+        session.tag,
+        attempt.number,
+        session.next_sequence,
+    )
+    meaning = attempt.meaning
+    see = meaning.see
+    events: list[StreamEvent] = []
+    broken: GeminiStreamsError | None = None
+    for payload in payloads:
+        try:
+            data = _decode(payload)
+        except (ValueError, RecursionError):
+            data = _leniently(payload)
+        if type(data) is not dict:
+            see(data)
+            if meaning.error is None:
+                broken = MalformedEventError(
+                    f"event {sequence} of the answer is no JSON object ({len(payload)} bytes)"
+                )
+                break
+        else:
+            see(data)
+        if meaning.error is not None:
+            broken = error_from_event(data, now=session.clock.time(), scrub=session.target.scrub)
+            break
+        events.append(StreamEvent(stream_id, number, sequence, data, tag))
+        sequence += 1
+    return events, broken
+
+
+def _leniently(payload: bytes) -> Any:
+    """Decode what is not quite UTF-8, as WHATWG's decoder would; `None` where it is no JSON.
+
+    Nor is what nests deeper than the decoder goes: asked again, the server would say the same.
+    """
+    try:
+        return _decode(payload.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None

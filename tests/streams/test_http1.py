@@ -1,0 +1,246 @@
+"""Heads: what is parsed here is what http.client would have made of it, and everything else is left to http.client."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import StartManager
+from gemini_streams import ManagerRef, StreamComplete
+from gemini_streams.http1 import HEAD_END, parse_head, request_head
+from gemini_streams.testing import LocalGemini, Raw
+from pykka_supervisor.testing import Probe
+from streams.helpers import LAST, ONCE, text_of
+
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+class Socket:
+    """As much of a socket as http.client's response reads."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def makefile(self, *_: Any) -> io.BytesIO:
+        return io.BytesIO(self.data)
+
+
+def theirs(head: bytes) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(Socket(head + b"\r\n\r\n"), method="POST")  # type: ignore[arg-type]
+    response.begin()
+    return response
+
+
+tokens = st.text("abcXYZ0189-_.!#$%&'*+^`|~", min_size=1, max_size=12)
+values = st.text(
+    st.characters(codec="latin-1", exclude_characters="\x00\r\n\x0b\x0c\x1c\x1d\x1e\x85"), max_size=20
+)
+reasons = st.text(
+    st.characters(codec="latin-1", min_codepoint=32, exclude_characters="\x7f\x85\xa0"), max_size=12
+)
+
+
+@st.composite
+def heads(draw: st.DrawFn) -> bytes:
+    reserved = {"transfer-encoding", "content-length", "connection", "content-encoding"}
+    names = draw(st.lists(tokens.filter(lambda n: n.lower() not in reserved), max_size=6))
+    lines = [f"{name}:{draw(st.sampled_from(['', ' ', '  ']))}{draw(values)}" for name in names]
+    lines += draw(
+        st.sampled_from(
+            [
+                [],
+                ["Transfer-Encoding: chunked"],
+                ["content-length: 12"],
+                ["Content-Length: 0"],
+                ["Connection: close", "Transfer-Encoding: Chunked"],
+                ["Connection: keep-alive", "Content-Length: 7"],
+                ["Content-Encoding: identity", "transfer-encoding: chunked"],
+            ]
+        )
+    )
+    status = draw(st.integers(200, 599).filter(lambda code: code not in (204, 205, 304)))
+    return "\r\n".join([f"HTTP/1.1 {status} {draw(reasons)}", *draw(st.permutations(lines))]).encode(
+        "latin-1"
+    )
+
+
+@given(heads())
+def test_a_plain_head_says_what_http_client_reads_in_it(head: bytes) -> None:
+    ours, response = parse_head(head), theirs(head)
+    assert ours is not None
+    assert (ours.status, ours.reason.strip()) == (response.status, response.reason)
+    assert ours.headers == [(name, value.strip(" \t")) for name, value in response.headers.items()]
+    assert ours.chunked == response.chunked
+    assert ours.length == (None if response.chunked else response.length)
+    assert ours.keeps == (not response.will_close)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_head_or_left_alone(data: bytes) -> None:
+    parse_head(data)
+    parse_head(b"HTTP/1.1 200 OK\r\n" + data)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"HTTP/1.0 200 OK",
+        b"HTTP/1.1 100 Continue",
+        b"HTTP/1.1 204 No Content",
+        b"HTTP/1.1 2000 OK",
+        b"HTTP/1.1  200 OK",
+        b"HTTP/1.1 200 OK\r\n folded: x",
+        b"HTTP/1.1 200 OK\r\nA: b\r\n c",
+        b"HTTP/1.1 200 OK\r\nno colon",
+        b"HTTP/1.1 200 OK\r\nA : b",
+        b"HTTP/1.1 200 OK\r\n: b",
+        b"HTTP/1.1 200 OK\nA: b",
+        b"HTTP/1.1 200 OK\r\nA: b\rC: d",
+        b"HTTP/1.1 200 OK\r\nA: \0",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +3",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3, 3",
+        "HTTP/1.1 200 OK\r\nContent-Length: \u00b2".encode("latin-1"),
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip",
+    ],
+)
+def test_what_is_not_plain_is_left_to_http_client(head: bytes) -> None:
+    assert parse_head(head) is None
+
+
+def test_the_end_of_a_head() -> None:
+    for blank in (b"\r\n\r\n", b"\n\n", b"\n\r\n"):
+        found = HEAD_END.search(b"HTTP/1.1 200 OK" + blank + b"\n\n")
+        assert found is not None
+        assert found.end() == 15 + len(blank)
+    assert HEAD_END.search(b"HTTP/1.1 200 OK\r\nA: b\r\n") is None
+
+
+def test_a_request_is_what_http_client_would_send() -> None:
+    headers = {"Content-Type": "application/json", "x-goog-api-key": "k\u00fc", "Content-Length": "2"}
+    sent: list[bytes] = []
+
+    class Connection(http.client.HTTPConnection):
+        def connect(self) -> None:
+            self.sock = Sink()
+
+    class Sink:
+        def sendall(self, data: bytes) -> None:
+            sent.append(data)
+
+    connection = Connection("127.0.0.1", 8080)
+    connection.putrequest("POST", "/v1beta/models/m:x?alt=sse", skip_accept_encoding=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert [request_head("POST", "/v1beta/models/m:x?alt=sse", "127.0.0.1:8080", headers)] == sent
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/x y", {}),
+        ("/x\r\nEvil: 1", {}),
+        ("/x", {"A": "b\r\nEvil: 1"}),
+        ("/x", {"A": "b\nEvil: 1"}),
+        ("/x", {"A\r\nEvil": "1"}),
+        ("/x", {"A": "\0"}),
+        ("/x", {"A": "\u20ac"}),
+        ("/x", {"hOsT": "elsewhere"}),
+        ("/x", {"A:": "b"}),
+        ("/x", {"A B": "b"}),
+        ("/x", {"": "b"}),
+    ],
+)
+def test_nothing_is_smuggled_into_a_request(path: str, headers: dict[str, str]) -> None:
+    assert request_head("POST", path, "host", headers) is None
+
+
+# -- through a stream -------------------------------------------------------------------------------------------------
+
+
+def body(text: str, *, last: bool = True) -> bytes:
+    candidate: dict[str, Any] = {"content": {"parts": [{"text": text}], "role": "model"}}
+    if last:
+        candidate["finishReason"] = "STOP"
+    return b"data: " + json.dumps({"candidates": [candidate]}).encode() + b"\r\n\r\n"
+
+
+def chunked(*bodies: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(b), b) for b in bodies) + b"0\r\n\r\n"
+
+
+def answer(*lines: bytes, end: bytes = b"\r\n") -> bytes:
+    return end.join([b"HTTP/1.1 200 OK", b"Content-Type: text/event-stream", *lines, b"", b""])
+
+
+PLAIN = answer(CHUNKED) + chunked(body("fine"))
+
+ANSWERS: dict[str, tuple[bytes, bool]] = {
+    "plain": (PLAIN, True),
+    "of a length": (answer(b"Content-Length: %d" % len(body("fine"))) + body("fine"), True),
+    "until the end": (answer() + body("fine"), False),
+    "closing": (answer(CHUNKED, b"Connection: close") + chunked(body("fine")), False),
+    "of the old kind": (PLAIN.replace(b"HTTP/1.1", b"HTTP/1.0", 1), False),
+    "early hints": (
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + PLAIN,
+        True,
+    ),
+    "line feeds": (answer(CHUNKED, end=b"\n") + chunked(body("fine")), True),
+    "one line feed": (
+        answer(b"Content-Length: %d" % len(body("fine")), end=b"\r\n").replace(b"\r\n\r\n", b"\n\r\n")
+        + body("fine"),
+        True,
+    ),
+    "folded": (answer(b"X: a\r\n b", CHUNKED) + chunked(body("fine")), True),
+    "many headers": (
+        answer(*(b"X-%d: %s" % (n, b"y" * 400) for n in range(60)), CHUNKED) + chunked(body("fine")),
+        True,
+    ),
+    "no reason": (PLAIN.replace(b"200 OK", b"200", 1), True),
+}
+
+
+def ask(manager: ManagerRef, probe: Probe, prompt: str) -> str:
+    manager.start_stream(prompt, subscriber=probe.ref)
+    last = probe.expect(LAST)
+    assert isinstance(last, StreamComplete), last
+    return text_of(probe, last.stream_id)
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_whatever_the_head_looks_like_the_answer_is_read(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, kind: str
+) -> None:
+    whole, keeps = ANSWERS[kind]
+    gemini.on("why", Raw(whole, close="keep" if keeps else "fin"))
+    running = manager(retry=ONCE)
+    assert [ask(running, probe, "why") for _ in range(3)] == ["fine"] * 3
+    assert gemini.connections_opened == (1 if keeps else 3)
+
+
+def test_a_head_that_comes_in_pieces(
+    gemini: LocalGemini, manager: StartManager, probes: Callable[[], Probe]
+) -> None:
+    """Cut anywhere, also within the blank line and in front of the body."""
+    until = PLAIN.index(b"fine")
+    gemini.on(
+        "cut",
+        lambda record: Raw([PLAIN[: int(record.text[4:])], 0.002, PLAIN[int(record.text[4:]) :]], "keep"),
+    )
+    running = manager(retry=ONCE)
+    probe = probes()
+    for at in range(1, until):
+        assert ask(running, probe, f"cut {at}") == "fine"
+    assert gemini.connections_opened == 1
