@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check soak bench lock clean
+.PHONY: demo test lint types check soak bench bench-plots lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
@@ -23,10 +23,16 @@ check: lint types test
 
 # The long fault run: 1,000 streams, 5 minutes.
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak --timeout=900 tests
+	$(BIN)/python -m pytest -m soak --timeout=900 -n 0 tests
 
+# Every promise of performance against its peers, about 20 minutes on two quiet cores; the figures go to build/bench.json.
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --json build/bench.json
+
+# The pictures of docs/performance.md, and as many streams as the machine carries; half an hour.
+bench-plots: $(READY)
+	$(BIN)/python -m benchmarks --plots docs/img
+	$(BIN)/python -m benchmarks --limits
 
 $(READY): pyproject.toml requirements-dev.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -48,6 +48,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """Take the streams' memory in the middle of their time."""
     patience: float = 60.0
     """Seconds to wait beyond the time that the server takes at least."""
+    switch_interval: float = 0.005
+    """The interpreter's, seconds; Python's default."""
     profile: bool = False
 
     @property
@@ -99,7 +101,8 @@ class Meter:
         self._wall = time.perf_counter()
         self._cpu = time.process_time()
 
-    def stop(self, events: int) -> Sample:
+    def stop(self, events: int = 0) -> Sample:
+        """Return what it took; where counting takes time itself, `events` is set on the sample afterwards."""
         cpu = time.process_time() - self._cpu
         return Sample(cpu, time.perf_counter() - self._wall, events)
 
@@ -298,10 +301,11 @@ def main() -> None:
     name, kind, text = sys.argv[1:]
     pin(CLIENT_CORE)
     raise_limits()
-    sys.setswitchinterval(float(os.environ.get("BENCH_SWITCH_INTERVAL", "0.005")))
+    work = msgspec.json.decode(text.encode(), type=Work)
+    sys.setswitchinterval(work.switch_interval)
     peer = importlib.import_module(f"benchmarks.peers.{name}")
     program: Callable[[Work], Figures] = getattr(peer, kind)
-    figures = program(msgspec.json.decode(text.encode(), type=Work))
+    figures = program(work)
     sys.stdout.write(msgspec.json.encode(figures).decode() + "\n")
     sys.stdout.flush()
     os._exit(0)  # nothing of a program's ending is measured, and thousands of threads take their time

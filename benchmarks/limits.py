@@ -31,12 +31,18 @@ def explore(server: Server) -> None:
     """Try, and print what came of it."""
     for shared in (10, 0):
         whose = f"{shared} shared actors" if shared else "an actor each"
-        print(f"\nstreams at once, an event a second each, {whose}:\n")
+        print(f"\nan event a second each, {whose}:\n")
         print(f"{'streams':>8} " + " ".join(f"{name:>{int(width)}}" for _, name, width in COLUMNS))
         for streams in STEPS:
-            work = Work(url=server.url, events=600, delay=1_000, streams=streams, subscribers=shared)
+            work = Work(
+                url=server.url,
+                events=600,
+                delay=1_000,
+                streams=streams,
+                subscribers=shared,
+            )
             try:
-                values = run("limits", "hold", work).values
+                values = run("limits", "hold", work, limit=180.0).values
             except Failed as why:
                 print(f"{streams:>8,} {why}", flush=True)
                 continue

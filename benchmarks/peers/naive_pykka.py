@@ -82,7 +82,8 @@ def one(work: Work) -> Figures:
         meter = Meter()
         Stream.start(http, work, refs).tell("go")
         ended.wait(work.until)
-        sample = meter.stop(sum(ref.proxy().count.get() for ref in refs))
+        sample = meter.stop()
+        sample.events = sum(ref.proxy().count.get() for ref in refs)
         figures.notes += ended.failed
         if number:
             figures.samples.append(sample)

@@ -111,7 +111,8 @@ def one(work: Work, counter: type[Counter | PlainCounter] = Counter) -> Figures:
         meter = Meter()
         manager.ask(StartStream(PROMPT, subscriber=refs))
         ended.wait(work.until)
-        sample = meter.stop(sum(ref.proxy().count.get() for ref in refs))
+        sample = meter.stop()
+        sample.events = sum(ref.proxy().count.get() for ref in refs)
         figures.notes += ended.failed
         if number:
             figures.samples.append(sample)
@@ -171,7 +172,8 @@ def short(work: Work) -> Figures:
         meter = Meter()
         chain.begin()
         ended.wait(work.until)
-        sample = meter.stop(chain.count.get())
+        sample = meter.stop()
+        sample.events = chain.count.get()
     return Figures(
         expected=work.events * work.streams, samples=[sample], values=opened.values(), notes=ended.failed
     )
