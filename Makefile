@@ -25,11 +25,11 @@ check: lint types test
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak --timeout=900 -n 0 tests
 
-# Every promise of performance against its peers, about 20 minutes on two quiet cores; the figures go to build/bench.json.
+# Every promise of performance against its peers, about 12 minutes on two quiet cores; the figures go to build/bench.json.
 bench: $(READY)
 	$(BIN)/python -m benchmarks --json build/bench.json
 
-# The pictures of docs/performance.md, and as many streams as the machine carries; half an hour.
+# The pictures of docs/performance.md, and as many streams as the machine carries; a quarter of an hour.
 bench-plots: $(READY)
 	$(BIN)/python -m benchmarks --plots docs/img
 	$(BIN)/python -m benchmarks --limits

@@ -51,6 +51,8 @@ def measured(module: str, kind: str, work: Work, rounds: int = ROUNDS) -> Point 
             return None
         found.append(figures)
     point = {name: median(f.values[name] for f in found) for name in found[0].values}
+    if point.get("threads", work.streams) < work.streams:
+        point.pop("kib_per_stream")  # not all of them were open at once
     if found[0].samples:
         point["cpu"] = median(per_event(f) for f in found)
     return point
