@@ -101,7 +101,7 @@ class StreamSupervisor(DynamicSupervisor):
             backoff=functools.partial(_decide, session),
         )
         try:
-            session.ref = self.start_child(spec)
+            self.start_child(spec)
         except Exception as error:  # noqa: BLE001 - a thread that cannot be started, above all
             session.fail(ConnectionFailedError(f"the stream's actor could not be started: {error}"))
 

@@ -57,6 +57,7 @@ class StreamActor(SupervisedActor):
         self._connections = connections
         self._attempt: Attempt | None = None
         self._interrupted = False
+        session.ref = self.actor_ref  # before there is a thread: whoever has an event can find the actor
 
     def on_start(self) -> None:
         """Begin as soon as the start is over: a start that waited for the server would hold the supervisor up."""

@@ -349,7 +349,9 @@ def test_a_lent_stream_obeys_at_once(
         case "StopStream":
             running.stop_stream(stream_id)
         case "kill":
-            kill(eventually(lambda: running.get_stream_info(stream_id).stream_ref))
+            ref = running.get_stream_info(stream_id).stream_ref
+            assert ref is not None  # there from before the first event
+            kill(ref)
         case _:
             running.stop(timeout=5)
             assert not reader_threads()

@@ -21,6 +21,7 @@ def _others() -> set[threading.Thread]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     before = _others()
+    timers = SYSTEM_CLOCK.pending()  # a sweep of what ran before may still be due
     assert pykka.ActorRegistry.get_all() == []
     yield
     deadline = time.monotonic() + 3
@@ -33,5 +34,5 @@ def nothing_left() -> Iterator[None]:
     assert left == []
     assert threads == set()
     assert leaked_threads() == []
-    assert SYSTEM_CLOCK.pending() == 0
+    assert SYSTEM_CLOCK.pending() <= timers
     assert names._cells == {}
