@@ -123,11 +123,13 @@ class Exchange:
         raise failure
 
     def has_more(self) -> bool:
-        """Whether more bytes are surely there already: the last read took all it could, and the socket has some."""
+        """Whether more is surely there already: the last read took all it could, and the socket has some."""
         sock = self._sock
-        if not self._filled or sock is None:
+        if not self._filled or not self._direct or sock is None:
             return False
-        return _is_readable(sock)
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def read(self) -> bytes:
         """Return the next bytes of the body, as many as there are; `b""` at its clean end. Blocks without a limit.
@@ -145,8 +147,7 @@ class Exchange:
     def read_now(self) -> bytes | None:
         """Do the same without waiting for the server: `None` where nothing has come.
 
-        A body that http.client or urllib3 reads is waited for all the same, and outside of a loan a TLS record of
-        which a part has come.
+        A body that http.client or urllib3 reads is waited for all the same; such an exchange cannot be lent.
         """
         try:
             return self._next_bytes(self._read_now, now=True)
@@ -319,19 +320,34 @@ class Exchange:
         sock = self._sock
         if not self._direct or sock is None:
             return None if self._read is None else self._read(size)
+        if isinstance(sock, ssl.SSLSocket):
+            return self._read_now_decrypted(sock, size)
         try:
-            if not isinstance(sock, ssl.SSLSocket):
-                return sock.recv(size, socket.MSG_DONTWAIT)
-            if not self.lent and not sock.pending() and not _is_readable(sock):
-                return None
+            return sock.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def _read_now_decrypted(self, sock: ssl.SSLSocket, size: int) -> bytes | None:
+        """Do that where a record of which a part has come must not be waited for."""
+        own = not self.lent
+        try:
+            if own:
+                sock.settimeout(0)
             data = sock.recv(size)
             while sock.pending():  # of a record that was read in part, the socket tells nothing
                 data += sock.recv(size)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except ssl.SSLWantReadError:
             return None
-        except ssl.SSLWantWriteError:
+        except ssl.SSLWantWriteError:  # it has something to say first, and nobody takes that
+            if own:
+                sock.settimeout(None)
+                return sock.recv(size)
             self.lent = False  # waiting for that is not the reader's
             return None
+        finally:
+            if own:
+                with contextlib.suppress(OSError):
+                    sock.settimeout(None)
         return data
 
     def _next_bytes(self, read: Callable[[int], bytes | None] | None, *, now: bool) -> bytes | None:
@@ -388,9 +404,3 @@ class Exchange:
         if self.interrupted:
             return Interrupted()
         return failure_of(error, target, connected=self._connected)
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))

@@ -95,9 +95,8 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._waiting: OrderedDict[str, Session] = OrderedDict()
-        self._lingering: deque[tuple[float, Session]] = (
-            deque()
-        )  # with the moment when each is to be forgotten
+        # In the order of the moments at which they are to be forgotten.
+        self._lingering: deque[tuple[float, Session]] = deque()
         self._linger_timer: Timer | None = None
         self._running = 0
         self._watched: dict[str, _Watched] = {}
