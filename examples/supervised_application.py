@@ -1,9 +1,8 @@
 """The streams as a part of an application's own supervision tree. Runs on a local Gemini; no key is needed."""
 
 import threading
-from typing import Any
 
-from gemini_streams import Answer, ManagerActor, StartStream, StreamComplete, StreamEvent, SubscriberActor
+from gemini_streams import Answer, ManagerActor, ManagerRef, StreamComplete, StreamEvent, SubscriberActor
 from gemini_streams.testing import LocalGemini, Reply
 from pykka_supervisor import ChildSpec, Node, Supervisor, kill, snapshot, whereis
 
@@ -17,8 +16,10 @@ class Asker(SubscriberActor):
 
     def on_start(self) -> None:
         """Ask the manager, which stands before this actor in the tree."""
-        manager: Any = whereis("gemini")
-        manager.ask(StartStream(self._question, subscriber=self.actor_ref))
+        manager = whereis("gemini", ManagerRef)
+        if manager is None:
+            raise LookupError("no manager is called gemini")
+        manager.start_stream(self._question, subscriber=self.actor_ref)
 
     def on_stream_event(self, event: StreamEvent) -> None:
         """Take it."""
@@ -48,8 +49,8 @@ def main() -> None:
         application = Supervisor.start([streams, asker], strategy="rest_for_one")
         gemini.gate("well").reached()
         show(snapshot(application))
-        manager: Any = whereis("gemini")  # its ref goes on working when it is restarted
-        kill(manager)
+        if manager := whereis("gemini", ManagerRef):  # this ref goes on working when the manager is restarted
+            kill(manager)
         gemini.gate("well").open()
         answered.wait()
         application.stop()

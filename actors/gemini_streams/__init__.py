@@ -56,7 +56,7 @@ from gemini_streams.messages import (
     Subscribe,
     Unsubscribe,
 )
-from gemini_streams.options import FROM_START, FlowControl, RetryPolicy
+from gemini_streams.options import FROM_START, FlowControl, ManagerOptions, RetryPolicy, StreamOptions
 from gemini_streams.subscriber import SubscriberActor
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "MalformedEventError",
     "ManagerActor",
     "ManagerDrainingError",
+    "ManagerOptions",
     "ManagerRef",
     "ManagerStats",
     "MaxStreamsExceededError",
@@ -98,6 +99,7 @@ __all__ = [
     "StreamExistsError",
     "StreamInfo",
     "StreamNotFoundError",
+    "StreamOptions",
     "StreamRestarting",
     "StreamStopped",
     "StreamTruncatedError",

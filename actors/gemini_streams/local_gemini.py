@@ -47,7 +47,6 @@ import msgspec
 from gemini_streams.gemini.endpoint import Gemini
 
 __all__ = [
-    "Answer",
     "Body",
     "Failure",
     "Gate",
@@ -56,6 +55,7 @@ __all__ = [
     "Raw",
     "Reply",
     "RequestRecord",
+    "Scripted",
     "StallUpload",
     "every_cut",
     "http_date",
@@ -482,7 +482,7 @@ def _read_token(token: Any) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found is not None else None
 
 
-Answer = Reply | Failure | Body | Raw | StallUpload | LongAnswer
+Scripted = Reply | Failure | Body | Raw | StallUpload | LongAnswer
 """What a request can get; `on` also takes a callable of the request's record that returns one."""
 
 
@@ -693,7 +693,7 @@ def _await(changed: threading.Condition, done: Callable[[], bool], timeout: floa
 # -- the server ----------------------------------------------------------------------------------------------
 
 Pattern = str | Callable[[RequestRecord], bool]
-AnswerSource = Answer | Callable[[RequestRecord], Answer]
+AnswerSource = Scripted | Callable[[RequestRecord], Scripted]
 
 
 class _Rule:
@@ -1325,7 +1325,7 @@ class _Connection(asyncio.Protocol):
             source = stall.then
         else:
             source, gate = self._server._choose(record)
-        answer = source if isinstance(source, Answer) else source(record)
+        answer = source if isinstance(source, Scripted) else source(record)
         if isinstance(answer, StallUpload):  # the body was there before anybody could stall it
             if gate is not None:
                 await gate._pass()

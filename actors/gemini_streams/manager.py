@@ -14,11 +14,12 @@ who asked, and is a warning line where the request was told.
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
 import uuid
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Unpack, cast
 
 import pykka
 
@@ -26,10 +27,11 @@ from gemini_streams.connection import Connections
 from gemini_streams.errors import (
     GeminiStreamsError,
     InvalidRequestError,
+    MissingCredentialsError,
     StreamEndedError,
     StreamExistsError,
 )
-from gemini_streams.gemini.endpoint import Target
+from gemini_streams.gemini.endpoint import Target, model_path
 from gemini_streams.gemini.request import build_request
 from gemini_streams.messages import (
     Drain,
@@ -43,7 +45,15 @@ from gemini_streams.messages import (
     Subscribe,
     Unsubscribe,
 )
-from gemini_streams.options import After, FlowControl, FromStart, ManagerOptions, seconds
+from gemini_streams.options import (
+    After,
+    FlowControl,
+    FromStart,
+    ManagerOptions,
+    Settings,
+    StreamOptions,
+    seconds,
+)
 from gemini_streams.recovery import StreamSupervisor
 from gemini_streams.session import Session
 from gemini_streams.sessions import Sessions
@@ -77,11 +87,15 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         contents: Any,
         *,
         subscriber: pykka.ActorRef[Any] | Collection[pykka.ActorRef[Any]],
+        stream_id: str | None = None,
+        tag: Any = None,
         timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[StreamOptions],
     ) -> str:
-        """Start a stream; returns its id. `options` are those of `StartStream`."""
-        request = StartStream(contents, subscriber=cast("Any", subscriber), **options)
+        """Start a stream; returns its id. The parameters are those of `StartStream`."""
+        request = StartStream(
+            contents, subscriber=cast("Any", subscriber), stream_id=stream_id, tag=tag, **options
+        )
         return cast("str", self.ask(request, timeout=timeout))
 
     def stop_stream(self, stream_id: str, *, timeout: float | None = None) -> bool:
@@ -163,7 +177,7 @@ class ManagerActor(SupervisedActor):
         }
 
     @classmethod
-    def start(cls, **options: Any) -> ManagerRef:
+    def start(cls, **options: Unpack[ManagerOptions]) -> ManagerRef:
         """Start a manager and the tree it stands on; returns the manager's ref.
 
         Raises `InvalidRequestError` for options that cannot be right, and whatever keeps the tree from starting.
@@ -173,7 +187,7 @@ class ManagerActor(SupervisedActor):
         return tree.manager
 
     @classmethod
-    def start_link(cls, **options: Any) -> ManagerRef:
+    def start_link(cls, **options: Unpack[ManagerOptions]) -> ManagerRef:
         """Do the same; called in a supervised actor's thread, tie the tree to that actor (`pykka_supervisor.link`).
 
         The tree then ends in order before the actor's own hooks run, whatever that ends of, and the actor is killed
@@ -186,7 +200,13 @@ class ManagerActor(SupervisedActor):
         return ref
 
     @classmethod
-    def child_spec(cls, *, id: str = "gemini_streams", name: str | None = None, **options: Any) -> ChildSpec:  # noqa: A002
+    def child_spec(
+        cls,
+        *,
+        id: str = "gemini_streams",  # noqa: A002 - OTP's and ChildSpec's word
+        name: str | None = None,
+        **options: Unpack[ManagerOptions],
+    ) -> ChildSpec:
         """The same tree as one child of an application's own supervisor; `name` is the manager's, for `whereis`."""
         tree = _Tree(options, name)
         return ChildSpec(
@@ -329,9 +349,10 @@ class _Tree:
 
     manager: ManagerRef
 
-    def __init__(self, options: dict[str, Any], name: str | None = None) -> None:
-        self.options = chosen = ManagerOptions(**options)
+    def __init__(self, options: ManagerOptions, name: str | None = None) -> None:
+        self.options = chosen = Settings(**options)
         chosen.check()
+        _check_defaults(chosen, resolve="endpoint" in options)
         _check_descriptors(chosen.max_streams)
         self.table = Sessions(
             max_streams=chosen.max_streams,
@@ -357,6 +378,18 @@ class _Tree:
                 shutdown=chosen.shutdown,
             ),
         )
+
+
+def _check_defaults(options: Settings, *, resolve: bool) -> None:
+    """Refuse what every stream would be refused for: `InvalidRequestError`.
+
+    The environment's endpoint is not resolved: all streams may have endpoints of their own. A key may come later.
+    """
+    build_request("any", options.config)
+    model_path(options.model)
+    if resolve:
+        with contextlib.suppress(MissingCredentialsError):
+            options.endpoint.resolve()
 
 
 def _unknown(message: Any) -> None:

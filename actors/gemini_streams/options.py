@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -16,7 +16,17 @@ from gemini_streams.gemini.endpoint import Endpoint, Gemini
 from pykka_supervisor import Clock
 from pykka_supervisor.timers import SYSTEM_CLOCK
 
-__all__ = ["FROM_START", "After", "FlowControl", "FromStart", "ManagerOptions", "Overflow", "RetryPolicy"]
+__all__ = [
+    "FROM_START",
+    "After",
+    "FlowControl",
+    "FromStart",
+    "ManagerOptions",
+    "Overflow",
+    "RetryPolicy",
+    "Settings",
+    "StreamOptions",
+]
 
 DEFAULT_MODEL = "gemini-flash-latest"
 
@@ -173,8 +183,60 @@ _MANAGER_OPTIONS: dict[str, Callable[[str, Any], object] | None] = {
 }
 
 
-class ManagerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A manager's options; those of a stream are the same with the stream's own put in (`for_stream`)."""
+class StreamOptions(TypedDict, total=False):
+    """The options of one stream. A manager takes them too: there they are the defaults of its streams.
+
+    Times are seconds. Behind each name stands its default.
+
+    model ("gemini-flash-latest"): The model to ask.
+    config (None): What google-genai takes as `config`: a dict, or its own object.
+    idle_timeout (30.0): How long the server may be silent between two events.
+    first_event_timeout (300.0): How long an attempt may wait for its first event.
+    deadline (None): How long the whole stream may take, restarts included.
+    retry (RetryPolicy()): When a failed attempt is repeated.
+    flow (FlowControl()): How much may be on its way to each subscriber.
+    history (0): Bytes of events that are kept for subscribers who come later.
+    keep (0.0): How long the stream runs on without a subscriber.
+    endpoint (Gemini()): Which service is asked, and with which key.
+    """
+
+    model: str
+    config: Any
+    idle_timeout: float
+    first_event_timeout: float
+    deadline: float | None
+    retry: RetryPolicy
+    flow: FlowControl
+    history: int
+    keep: float
+    endpoint: Endpoint
+
+
+class ManagerOptions(StreamOptions, total=False):
+    """The options of a manager: those of `StreamOptions`, as defaults of its streams, and its own.
+
+    Times are seconds, sizes bytes. Behind each name stands its default.
+
+    max_streams (100): How many streams may run at once.
+    max_waiting (0): How many more streams may wait for their turn; the next one is refused.
+    connect_timeout (5.0): How long connecting to one address, and the handshake, may take.
+    max_event_bytes (16777216): The size of the largest event that is accepted.
+    linger (5.0): How long a stream that has ended stays visible.
+    shutdown (5.0): How long each actor of the manager's tree may take to end.
+    clock (SYSTEM_CLOCK): What tells the time; for tests.
+    """
+
+    max_streams: int
+    max_waiting: int
+    connect_timeout: float
+    max_event_bytes: int
+    linger: float
+    shutdown: float
+    clock: Clock
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A manager's options, each with its value; `for_stream` gives a stream's."""
 
     model: str = DEFAULT_MODEL
     config: Any = None
@@ -195,7 +257,7 @@ class ManagerOptions(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock = SYSTEM_CLOCK
 
     def __repr__(self) -> str:
-        return f"ManagerOptions(model={self.model!r}, max_streams={self.max_streams})"
+        return f"Settings(model={self.model!r}, max_streams={self.max_streams})"
 
     def check(self) -> None:
         """Raise `InvalidRequestError` for a value that cannot be right."""
@@ -203,7 +265,7 @@ class ManagerOptions(msgspec.Struct, frozen=True, kw_only=True):
             if check is not None:
                 check(name, getattr(self, name))
 
-    def for_stream(self, request: Any) -> ManagerOptions:
+    def for_stream(self, request: Any) -> Settings:
         """Return these options with what a `StartStream` has of its own; raises `InvalidRequestError`."""
         own = {}
         for name, check in _STREAM_OPTIONS.items():

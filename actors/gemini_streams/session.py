@@ -52,7 +52,7 @@ from gemini_streams.messages import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.options import After, FlowControl, ManagerOptions
+from gemini_streams.options import After, FlowControl, Settings
 from gemini_streams.retry import Failed, too_long, wait_before_next
 from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
@@ -168,7 +168,7 @@ class Session:
         tag: Any,
         request: BuiltRequest,
         target: Target,
-        options: ManagerOptions,
+        options: Settings,
         table: Sessions,
     ) -> None:
         self.lock = threading.Lock()

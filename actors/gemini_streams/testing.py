@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gemini_streams.histories import Violation, check_history
 from gemini_streams.local_gemini import (
-    Answer,
     Body,
     Failure,
     Gate,
@@ -13,6 +12,7 @@ from gemini_streams.local_gemini import (
     Raw,
     Reply,
     RequestRecord,
+    Scripted,
     StallUpload,
     every_cut,
     http_date,
@@ -20,7 +20,6 @@ from gemini_streams.local_gemini import (
 )
 
 __all__ = [
-    "Answer",
     "Body",
     "Failure",
     "Gate",
@@ -29,6 +28,7 @@ __all__ = [
     "Raw",
     "Reply",
     "RequestRecord",
+    "Scripted",
     "StallUpload",
     "Violation",
     "check_history",

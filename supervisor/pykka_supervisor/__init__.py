@@ -4,7 +4,7 @@ Actors that are restarted under the ref that everybody holds, supervisors with O
 monitors, timers, and an orderly end of the process. See docs/supervisor.md.
 """
 
-from .actor import Reply, SupervisedActor
+from .actor import DeferredReply, SupervisedActor
 from .child import ChildSpec, ChildSpecLike, sibling
 from .dynamic import DynamicSupervisor, DynamicSupervisorRef
 from .errors import (
@@ -64,6 +64,7 @@ __all__ = [
     "ChildSpecLike",
     "Clock",
     "Crash",
+    "DeferredReply",
     "Down",
     "DynamicSupervisor",
     "DynamicSupervisorRef",
@@ -81,7 +82,6 @@ __all__ = [
     "Node",
     "Normal",
     "RemoteError",
-    "Reply",
     "Shutdown",
     "SignalHandling",
     "StartError",

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["Reply", "SupervisedActor", "supervised_class"]
+__all__ = ["DeferredReply", "SupervisedActor", "supervised_class"]
 
 T = TypeVar("T")
 
 
-class Reply(Generic[T]):
+class DeferredReply(Generic[T]):
     """The answer to an ask, given later, from any thread, once.
 
     Both methods say whether this call was the one that answered. When the incarnation that deferred
@@ -146,7 +146,7 @@ class SupervisedActor(pykka.ThreadingActor):
             incarnation.stop_as is not None or isinstance(incarnation.order, Shutdown)
         )
 
-    def defer_reply(self) -> Reply[Any]:
+    def defer_reply(self) -> DeferredReply[Any]:
         """Answer the ask that is being handled later; in a handler, in the actor's thread.
 
         What the handler returns is then not the answer; what it raises is, if it is not answered
@@ -156,7 +156,7 @@ class SupervisedActor(pykka.ThreadingActor):
         if incarnation is None:
             raise RuntimeError("defer_reply() is for handlers")
         reply_to, incarnation.reply_to = incarnation.reply_to, None
-        reply: Reply[Any] = Reply(incarnation, reply_to)
+        reply: DeferredReply[Any] = DeferredReply(incarnation, reply_to)
         if reply_to is not None:
             if incarnation.deferred is None:
                 incarnation.deferred = set()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal
 
-    from .actor import Reply, SupervisedActor
+    from .actor import DeferredReply, SupervisedActor
     from .ref import SupervisedRef
 
 __all__ = ["Cell", "Incarnation", "Internal", "current_incarnation", "leaked_threads", "report"]
@@ -544,8 +544,8 @@ class Incarnation(Receiver):
         self.error: BaseException | None = None
         self.reply_to: pykka.Future[Any] | None = None
         self.batch: Any = None
-        self.deferred: set[Reply[Any]] | None = None
-        self.deferring: Reply[Any] | None = None
+        self.deferred: set[DeferredReply[Any]] | None = None
+        self.deferring: DeferredReply[Any] | None = None
         self.stop_replies: list[pykka.Future[Any]] | None = None
         self.kill_timer: Timer | None = None
         self.links: list[Linked] | None = None
@@ -747,7 +747,7 @@ class Incarnation(Receiver):
         if not self.retired:
             self.batch = None
 
-    def _take_pending(self) -> tuple[Reply[Any] | None, pykka.Future[Any] | None]:
+    def _take_pending(self) -> tuple[DeferredReply[Any] | None, pykka.Future[Any] | None]:
         """Take what the message in hand is to be answered through: deferred, or not."""
         taken = self.deferring, self.reply_to
         self.deferring = self.reply_to = None

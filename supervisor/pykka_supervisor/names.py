@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .errors import NameTakenError
 
 if TYPE_CHECKING:
     from .incarnation import Cell
     from .ref import SupervisedRef
+
+    Ref = TypeVar("Ref", bound=SupervisedRef[Any])
 
 __all__ = ["claim", "release", "whereis"]
 
@@ -38,11 +40,26 @@ def release(cell: Cell) -> None:
             del _cells[cell.name]
 
 
-def whereis(name: str) -> SupervisedRef[Any] | None:
-    """Find the ref of the live actor of this name; it stays the same when that actor is restarted."""
+@overload
+def whereis(name: str) -> SupervisedRef[Any] | None: ...
+
+
+@overload
+def whereis(name: str, ref_class: type[Ref]) -> Ref | None: ...
+
+
+def whereis(name: str, ref_class: type[Ref] | None = None) -> Ref | SupervisedRef[Any] | None:
+    """Find the ref of the live actor of this name; it stays the same when that actor is restarted.
+
+    `ref_class` is the class of that ref, for actors whose refs have methods of their own; a type checker then
+    knows them. Raises TypeError where the ref is of another class.
+    """
     cell = _cells.get(name)
     # A name is claimed before the actor is built.
-    return getattr(cell, "ref", None)
+    ref: SupervisedRef[Any] | None = getattr(cell, "ref", None)
+    if ref is not None and ref_class is not None and not isinstance(ref, ref_class):
+        raise TypeError(f"{name!r} is the name of {ref}, a {type(ref).__name__} and no {ref_class.__name__}")
+    return ref
 
 
 def forget_after_fork() -> None:

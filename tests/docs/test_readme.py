@@ -10,7 +10,7 @@ import msgspec
 
 import gemini_streams
 from gemini_streams import Gemini, ManagerRef, RetryPolicy, StartStream
-from gemini_streams.options import ManagerOptions
+from gemini_streams.options import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +27,7 @@ def _listed() -> dict[str, str]:
 
 
 def test_the_options_and_their_defaults() -> None:
-    listed, ours = _listed(), _options(ManagerOptions)
+    listed, ours = _listed(), _options(Settings)
     assert listed.keys() == ours.keys()
     for name in listed.keys() - {"clock", "endpoint"}:
         shown = eval(listed[name], {"RetryPolicy": RetryPolicy, "FlowControl": gemini_streams.FlowControl})

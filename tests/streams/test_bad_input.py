@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import pydoc
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from conftest import StartManager
@@ -16,12 +18,16 @@ from gemini_streams import (
     Gemini,
     InvalidRequestError,
     ManagerActor,
+    ManagerOptions,
     MissingCredentialsError,
     RetryPolicy,
     StartStream,
     StreamComplete,
+    StreamOptions,
 )
+from gemini_streams.options import Settings
 from gemini_streams.testing import LocalGemini, Raw
+from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe
 from streams.helpers import ONCE, error_of, last_of
 
@@ -196,13 +202,62 @@ def test_a_manager_that_cannot_be_right_fails_at_its_start(name: str, how: str) 
         getattr(ManagerActor, how)(**AT_THE_START[name])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [name for name, (options, _) in REFUSED.items() if options.keys() <= set(ManagerOptions.__annotations__)],
+)
+@pytest.mark.parametrize("how", ["start", "child_spec"])
+def test_a_default_that_every_stream_would_be_refused_for_is_refused_at_the_start(
+    name: str, how: str
+) -> None:
+    options, says = REFUSED[name]
+    with pytest.raises(InvalidRequestError, match=says):
+        getattr(ManagerActor, how)(**options)
+
+
+def test_a_key_may_be_missing_at_the_start(
+    gemini: LocalGemini, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stream may have an endpoint of its own."""
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "nonsense")
+    given: list[ManagerOptions] = [{}, {"endpoint": Gemini(base_url=gemini.url)}]
+    for options in given:
+        ref = ManagerActor.start(**options)
+        with pytest.raises((MissingCredentialsError, InvalidRequestError)):
+            ref.start_stream("hello", subscriber=probe.ref)
+        ref.start_stream("hello", subscriber=probe.ref, endpoint=gemini.endpoint)
+        assert isinstance(last_of(probe), StreamComplete)
+        ref.stop()
+
+
 def test_an_unknown_option_is_pythons_own_error(
     gemini: LocalGemini, manager: StartManager, probe: Probe
 ) -> None:
     with pytest.raises(TypeError, match="idle_time"):
-        ManagerActor.start(idle_time=5)
+        ManagerActor.start(idle_time=5)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="idle_time"):
-        manager().start_stream("hello", subscriber=probe.ref, idle_time=5)
+        manager().start_stream("hello", subscriber=probe.ref, idle_time=5)  # type: ignore[call-arg]
+
+
+def test_the_options_are_typed_and_help_names_them() -> None:
+    """One list of them: the keys and defaults that a type checker and `help()` show are those that hold."""
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    assert set(ManagerOptions.__annotations__) == set(fields)
+    names = {
+        "RetryPolicy": RetryPolicy,
+        "FlowControl": FlowControl,
+        "Gemini": Gemini,
+        "SYSTEM_CLOCK": SYSTEM_CLOCK,
+    }
+    told: dict[str, Any] = {}
+    for options in (StreamOptions, ManagerOptions):
+        found = re.findall(r"(?m)^ +(\w+) \((.*)\): ", options.__doc__ or "")
+        told |= {name: eval(default, names) for name, default in found}
+    assert told == {name: field.default for name, field in fields.items()}
+    assert "Unpack[ManagerOptions]" in pydoc.plain(pydoc.render_doc(ManagerActor.start))
+    assert "idle_timeout (30.0)" in pydoc.plain(pydoc.render_doc(StreamOptions))
 
 
 @pytest.mark.parametrize(

@@ -205,8 +205,8 @@ def test_case_38_below_an_applications_supervisor_the_whole_tree_comes_back(gemi
     app = Supervisor.start([spec])
     probe = Probe()
     try:
-        manager = cast("ManagerRef", whereis("gemini"))
-        assert isinstance(manager, ManagerRef)
+        manager = whereis("gemini", ManagerRef)
+        assert manager is not None
         assert root_of(manager) == app
         [child] = app.which_children()
         assert (child.id, child.type) == ("streams of the app", "supervisor")
@@ -218,7 +218,7 @@ def test_case_38_below_an_applications_supervisor_the_whole_tree_comes_back(gemi
             kill(tree)
             last = probe.expect(StreamError)
             assert (last.stream_id, type(last.error)) == (stream_id, StreamCrashedError)
-            manager = cast("ManagerRef", eventually(partial(_another, manager)))
+            manager = eventually(partial(_another, manager))
             assert manager.list_streams(timeout=1) == []
             manager.start_stream("new", subscriber=probe.ref, timeout=1)
             assert probe.expect(StreamComplete).ok
@@ -232,7 +232,8 @@ def test_case_38_below_an_applications_supervisor_the_whole_tree_comes_back(gemi
         assert child.status == "stopped"
         assert whereis("gemini") is None
         app.restart_child("streams of the app")
-        manager = cast("ManagerRef", whereis("gemini"))
+        manager = whereis("gemini", ManagerRef)
+        assert manager is not None
         manager.start_stream("new", subscriber=probe.ref, timeout=1)
         assert probe.expect(StreamComplete).ok
     finally:
@@ -244,8 +245,8 @@ def _await_managers(managers: list[ManagerRef], count: int) -> None:
     eventually(lambda: len(managers) == count)
 
 
-def _another(old: ManagerRef) -> Any:
-    now = whereis("gemini")
+def _another(old: ManagerRef) -> ManagerRef | None:
+    now = whereis("gemini", ManagerRef)
     return now if now is not None and now is not old and now.is_alive() else None
 
 

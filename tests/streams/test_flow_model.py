@@ -48,7 +48,7 @@ from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
 from gemini_streams.launches import Launches
-from gemini_streams.options import After, FromStart, ManagerOptions, Overflow
+from gemini_streams.options import After, FromStart, Overflow, Settings
 from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Session
 from gemini_streams.sse import Decoder
@@ -279,7 +279,7 @@ class Delivery(RuleBasedStateMachine):
             tag="tag",
             request=build_request("why", None),
             target=Gemini(api_key="k", base_url="http://127.0.0.1:1").resolve(),
-            options=ManagerOptions(
+            options=Settings(
                 model="m",
                 config=None,
                 idle_timeout=30.0,

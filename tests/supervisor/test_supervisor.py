@@ -30,6 +30,7 @@ from pykka_supervisor import (
     Shutdown,
     StartError,
     StartFailed,
+    StaticSupervisorRef,
     SupervisedActor,
     Supervisor,
     kill,
@@ -424,6 +425,9 @@ def test_names() -> None:
     ref = whereis("the-worker")
     assert ref is not None
     assert whereis("the-supervisor") is sup
+    assert whereis("the-supervisor", StaticSupervisorRef) is sup
+    with pytest.raises(TypeError, match="no StaticSupervisorRef"):
+        whereis("the-worker", StaticSupervisorRef)
     with pytest.raises(NameTakenError):
         sup.start_child(ChildSpec(Worker, id="other", name="the-worker"))
     with pytest.raises(NameTakenError):
