@@ -22,6 +22,7 @@ from gemini_streams.sessions import CancelSession, LaunchMore, Sessions, StartSe
 from gemini_streams.stream_actor import AttemptFailed, StreamActor
 from pykka_supervisor import (
     GIVE_UP,
+    BeforeEnd,
     ChildSpec,
     Crash,
     Down,
@@ -31,6 +32,7 @@ from pykka_supervisor import (
     Normal,
     Shutdown,
     StartFailed,
+    before_end,
     monitor,
     supervisor_of,
 )
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["StreamSupervisor"]
 
 _log = get_logger(__name__)
+
+_END_GRACE = 1.0
+"""Seconds beyond `shutdown` that the end of the process waits for the streams to end."""
 
 
 class StreamSupervisor(DynamicSupervisor):
@@ -65,7 +70,12 @@ class StreamSupervisor(DynamicSupervisor):
         root = supervisor_of(self.actor_ref)
         if root is not None and self._table.root is not root:
             self._table.root = root
-            monitor(root, notify=functools.partial(_tree_ended, self._table, self._connections))
+            # The process may end while the tree lives: the streams then end before any subscriber is stopped.
+            ending = before_end(
+                functools.partial(self._table.end_with_process, self._shutdown),
+                timeout=self._shutdown + _END_GRACE,
+            )
+            monitor(root, notify=functools.partial(_tree_ended, self._table, self._connections, ending))
         self._launch()  # who has waited while there was no supervisor
 
     def on_receive(self, message: Any) -> None:
@@ -126,9 +136,10 @@ def _error_of(reason: Exit) -> GeminiStreamsError:
     return StreamCrashedError(f"the stream's actor was ended: {reason!r}")
 
 
-def _tree_ended(table: Sessions, connections: Connections, down: Down) -> None:
+def _tree_ended(table: Sessions, connections: Connections, ending: BeforeEnd, down: Down) -> None:
     """In the thread of the tree's root, or its supervisor's: nobody else is left to tell the subscribers."""
     table.root = None
+    ending.cancel()
     if isinstance(down.reason, Normal | Shutdown):
         table.end_all("shutdown")
     else:

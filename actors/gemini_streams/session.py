@@ -356,6 +356,12 @@ class Session:
         return len(self._subscriptions) if not self.ended else sum(not s.closed for s in self._subscriptions)
 
     @property
+    def told(self) -> set[str]:
+        """The URNs of the subscribers that were given this stream's last message."""
+        with self.lock:
+            return set(self._told or ())
+
+    @property
     def duration(self) -> float:
         """Seconds since the start."""
         end = self._ended_mono

@@ -15,12 +15,15 @@ Thread-safe; its lock is held for a moment only and may be taken with a session'
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pykka
+from pykka.messages import ProxyGetAttr
 
 from gemini_streams.errors import (
     GeminiStreamsError,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from pykka_supervisor import Clock, Timer
 
 __all__ = ["CancelSession", "LaunchMore", "Sessions", "StartSession"]
+
+_ASK_FOR_URN = ProxyGetAttr(attr_path=("actor_urn",))
 
 
 class StartSession:
@@ -103,6 +108,7 @@ class Sessions:
         self._started = self._completed = self._failed = self._stopped = self._restarts = 0
         self._past_events = 0
         self._draining = False
+        self._process_ends = False
         self._on_drained: list[Callable[[], None]] = []
         self.launches = Launches(lambda: self._tell(LaunchMore()))
 
@@ -153,6 +159,8 @@ class Sessions:
             session.waiting()
 
     def _admit(self) -> None:
+        if self._process_ends:
+            raise ManagerDrainingError("no stream is started any more: the process is ending")
         if self._draining:
             raise ManagerDrainingError("this manager is draining: start the stream at another one")
         if self._running >= self.max_streams and len(self._waiting) >= self.max_waiting:
@@ -256,6 +264,28 @@ class Sessions:
                 count += session.fail(reason)
         return count
 
+    def end_with_process(self, within: float) -> None:
+        """Refuse every further start, and end every stream before the end of the process stops the subscribers.
+
+        A supervised actor gets its stop behind its last message. A plain Pykka actor gets none: it is given `within`
+        seconds here to handle its last message, since nothing else waits for a thread that is a daemon.
+        """
+        with self._lock:
+            self._process_ends = True
+        self.end_all("shutdown")
+        told = {urn for session in self.all() for urn in session.told}
+        deadline = time.monotonic() + within
+        handled = [
+            ref.ask(
+                _ASK_FOR_URN, block=False
+            )  # Pykka answers it behind the last message, unseen by on_receive
+            for ref in pykka.ActorRegistry.get_all()
+            if ref.actor_urn in told and _is_pykkas_own(ref.actor_inbox)
+        ]
+        for answer in handled:
+            with contextlib.suppress(pykka.ActorDeadError, pykka.Timeout):
+                answer.get(timeout=max(0.0, deadline - time.monotonic()))
+
     def drain(self, on_drained: Callable[[], None]) -> None:
         """Admit nothing more; `on_drained` is called, from any thread, when no stream runs."""
         with self._lock:
@@ -342,3 +372,8 @@ class Sessions:
                 restarts=self._restarts,
                 events=self._past_events + sum(s.events_count for s in sessions),
             )
+
+
+def _is_pykkas_own(inbox: object) -> bool:
+    """Whether this is the inbox of a plain Pykka actor, and a put into it never blocks."""
+    return type(inbox) is queue.Queue and not inbox.maxsize

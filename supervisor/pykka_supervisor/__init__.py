@@ -7,6 +7,7 @@ monitors, timers, and an orderly end of the process. See docs/supervisor.md.
 from .actor import DeferredReply, SupervisedActor
 from .child import ChildSpec, ChildSpecLike, sibling
 from .dynamic import DynamicSupervisor, DynamicSupervisorRef
+from .ending import BeforeEnd, before_end
 from .errors import (
     ActorKilledError,
     AlreadyPresentError,
@@ -55,6 +56,7 @@ __all__ = [
     "AlreadyPresentError",
     "AlreadyStartedError",
     "Backoff",
+    "BeforeEnd",
     "ChildCounts",
     "ChildInfo",
     "ChildNotFoundError",
@@ -95,6 +97,7 @@ __all__ = [
     "SupervisorRef",
     "SystemClock",
     "Timer",
+    "before_end",
     "cancel_timer",
     "demonitor",
     "is_abnormal",

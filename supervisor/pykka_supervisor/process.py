@@ -1,8 +1,9 @@
 """What the process's own end, a fork and signals mean for the trees in it.
 
-One `atexit` hook, registered when this module is first imported, ends every tree and every supervised
-actor on its own, the last started first. Python runs it after all non-daemon threads have ended: a
-plain Pykka actor that goes on living keeps it, and the program, waiting.
+One `atexit` hook, registered when this module is first imported, runs what `before_end` was given. Then
+it ends every tree and every supervised actor on its own, the last started first. Python runs it after
+all non-daemon threads have ended: a plain Pykka actor that goes on living keeps it, and the program,
+waiting.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pykka
 
-from . import _pykka, incarnation, names
+from . import _pykka, ending, incarnation, names
 from .log import get_logger
 from .mailbox import Mailbox
 from .monitor import reset_after_fork as forget_monitors_after_fork
@@ -31,7 +32,11 @@ _log = get_logger(__name__)
 
 
 def end_all_trees() -> None:
-    """End every tree in order, within what its `shutdown`s allow; what is left then is killed."""
+    """Run what `before_end` was given, then end every tree in order.
+
+    Each tree gets what its `shutdown`s allow; what is left of it then is killed.
+    """
+    ending.run()
     roots = [
         ref
         for ref in pykka.ActorRegistry.get_all()
@@ -58,6 +63,7 @@ def _after_fork_in_child() -> None:
         if isinstance(inbox, Mailbox):
             inbox.close_after_fork()
     names.forget_after_fork()
+    ending.forget_after_fork()
     forget_monitors_after_fork()
     incarnation.reset_after_fork()
 
@@ -91,6 +97,7 @@ class SignalHandling:
     def _wait(self) -> None:
         self._asked.acquire()
         if self._signalled:
+            ending.run()
             self._ref.stop(block=False)
 
     def restore(self) -> None:
@@ -122,7 +129,7 @@ def stop_on_signals(
     """At one of these signals: begin to stop `ref`, and raise `SystemExit(128 + number)` in the main thread.
 
     For an application's main thread, while it waits or works; `signal.signal` raises ValueError in any
-    other. The tree ends while the main thread unwinds, and the `atexit` hook waits for it. Nothing in
-    this package installs a handler unasked.
+    other. What `before_end` was given runs first, in other threads. The tree ends while the main thread
+    unwinds, and the `atexit` hook waits for it. Nothing in this package installs a handler unasked.
     """
     return SignalHandling(ref, signals)
