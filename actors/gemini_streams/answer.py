@@ -5,17 +5,19 @@ The rules:
 - A `StreamRestarting` voids what lies at or behind its `resume_at`, and nothing before it.
 - Nothing is missing in silence here either: a gap, told by `EventsDropped` or made by joining late, keeps an answer
   from being `ok`, unless a restart voids it and the events come after all.
-- Texts are put together when they are read, each event once, so that a caller may look after every event.
+- An answer that is done is `ok` or has an `error`, never both and never neither.
+- No event is kept: each is read once, when it is added, and only its parts stay.
 """
 
 from __future__ import annotations
 
 import copy
+from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
-from gemini_streams.errors import GeminiStreamsError
+from gemini_streams.errors import GeminiStreamsError, IncompleteAnswerError, StreamEndedError
 from gemini_streams.gemini.generate import candidate_of, parts_of
 from gemini_streams.messages import (
     EventsDropped,
@@ -24,28 +26,32 @@ from gemini_streams.messages import (
     StreamError,
     StreamEvent,
     StreamRestarting,
+    StreamStopped,
     SubscriberMessage,
 )
 
 __all__ = ["Answer"]
 
+Piece: TypeAlias = "str | tuple[dict[str, Any], ...]"
+"""What stays of an event: its text, where it has one plain text and nothing more, as most have; else its parts."""
+
 
 class _Joined:
-    """A text that is put together from events, each read once."""
+    """A text that is put together from pieces, each read once."""
 
     __slots__ = ("_read", "_text", "_upto")
 
-    def __init__(self, read: Callable[[StreamEvent], str]) -> None:
+    def __init__(self, read: Callable[[Piece], str]) -> None:
         self._read = read
         self._text = ""
         self._upto = 0
 
-    def of(self, events: list[StreamEvent]) -> str:
-        if self._upto < len(events):
+    def of(self, pieces: list[Piece]) -> str:
+        if self._upto < len(pieces):
             # A local name, and no other, holds the text while it grows: CPython then extends it in place.
             text, self._text = self._text, ""
-            text += "".join([self._read(event) for event in events[self._upto :]])
-            self._text, self._upto = text, len(events)
+            text += "".join([self._read(piece) for piece in pieces[self._upto :]])
+            self._text, self._upto = text, len(pieces)
         return self._text
 
     def void(self, stands: int) -> None:
@@ -59,20 +65,48 @@ class Answer:
     The first message says which stream it is. Not thread-safe: made for one actor, or one loop.
     """
 
-    __slots__ = ("_events", "_gaps", "_last", "_next", "_stream_id", "_text", "_thoughts")
+    __slots__ = (
+        "_calls",
+        "_gaps",
+        "_last",
+        "_next",
+        "_pieces",
+        "_refusal",
+        "_role",
+        "_sequences",
+        "_stream_id",
+        "_tag",
+        "_text",
+        "_thoughts",
+        "_usage",
+    )
 
     def __init__(self) -> None:
         self._stream_id: str | None = None
-        self._events: list[StreamEvent] = []
+        self._tag: Any = None
+        self._sequences = array("q")  # of the events that stand
+        self._pieces: list[Piece] = []  # what each of those said
+        self._calls: list[tuple[int, dict[str, Any]]] = []  # (sequence, function call)
+        self._role: tuple[int, str] | None = None  # (sequence of the event that named it, role)
+        self._usage: dict[str, Any] | None = None
         self._gaps: list[tuple[int, int]] = []  # (first sequence, count) of what stands and never came
         self._next = 0
         self._last: LastMessage | None = None
-        self._text = _Joined(lambda event: event.text)
-        self._thoughts = _Joined(lambda event: event.thoughts)
+        self._refusal: GeminiStreamsError | None = None
+        self._text = _Joined(_text)
+        self._thoughts = _Joined(_thoughts)
+
+    @classmethod
+    def refused(cls, error: GeminiStreamsError, tag: Any = None) -> Answer:
+        """Make the answer of a request that the manager refused: it is done, and all it has is this error."""
+        answer = cls()
+        answer._refusal = error
+        answer._tag = tag
+        return answer
 
     def __repr__(self) -> str:
-        state = "running" if self._last is None else type(self._last).__name__
-        return f"<Answer of {self._stream_id}: {len(self._events)} events, {self.missing} missing, {state}>"
+        state = type(self._last or self._refusal).__name__ if self.done else "running"
+        return f"<Answer of {self._stream_id}: {len(self._pieces)} events, {self.missing} missing, {state}>"
 
     def add(self, message: SubscriberMessage) -> None:
         """Take the next message. What is refused has changed nothing.
@@ -87,7 +121,10 @@ class Answer:
                 f"an answer is made of what a stream sends its subscribers, not of {type(message).__name__}"
             )
         if self._stream_id is None:
+            if self._refusal is not None:
+                raise ValueError("this answer is of a request that was refused: make a new Answer")
             self._stream_id = message.stream_id
+            self._tag = message.tag
         elif message.stream_id != self._stream_id:
             raise ValueError(
                 f"this answer is stream {self._stream_id}'s and the message stream {message.stream_id}'s:"
@@ -98,7 +135,7 @@ class Answer:
         match message:
             case StreamEvent():
                 self._expect(message.sequence)
-                self._events.append(message)
+                self._read(message)
                 self._next = message.sequence + 1
             case EventsDropped():
                 self._expect(message.first_sequence)
@@ -114,12 +151,12 @@ class Answer:
     @property
     def text(self) -> str:
         """The text that stands so far, thoughts left out."""
-        return self._text.of(self._events)
+        return self._text.of(self._pieces)
 
     @property
     def thoughts(self) -> str:
         """The thought summaries that stand so far."""
-        return self._thoughts.of(self._events)
+        return self._thoughts.of(self._pieces)
 
     @property
     def function_calls(self) -> list[dict[str, Any]]:
@@ -129,7 +166,7 @@ class Answer:
         """
         if not isinstance(self._last, StreamComplete) or self.missing:
             return []
-        return [copy.deepcopy(call) for event in self._events for call in event.function_calls]
+        return [_copied(call) for _, call in self._calls]
 
     @property
     def content(self) -> dict[str, Any] | None:
@@ -138,15 +175,17 @@ class Answer:
         Texts that follow each other are one part, and so are thoughts. A part that has anything more, a thought
         signature above all, stays a part of its own, as Google asks for. A copy: changing it changes nothing here.
         """
-        parts = list(_merged(part for event in self._events for part in parts_of(event.data)))
-        return {"role": self._role(), "parts": parts} if parts else None
+        parts = list(_merged(self._pieces))
+        role = "model" if self._role is None else self._role[1]
+        return {"role": role, "parts": parts} if parts else None
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """Tokens. Once done, the last message's: of all requests that stand. Before, the latest event's own figures."""
-        if self._last is not None:
-            return self._last.usage
-        return next((event.usage for event in reversed(self._events) if event.usage is not None), None)
+        """Tokens. Once done, the last message's: of all requests that stand.
+
+        Before, the latest event's own figures; `None` where a restart has voided that event.
+        """
+        return self._usage if self._last is None else self._last.usage
 
     # -- how it stands -----------------------------------------------------------------------------------------------
 
@@ -161,9 +200,19 @@ class Answer:
         return self._last
 
     @property
+    def tag(self) -> Any:
+        """The stream's `tag`; `None` before the first message."""
+        return self._tag
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the model ended (`STOP`, `MAX_TOKENS`, …), once the stream has completed."""
+        return self._last.finish_reason if isinstance(self._last, StreamComplete) else None
+
+    @property
     def done(self) -> bool:
-        """The last message has come, whichever."""
-        return self._last is not None
+        """The last message has come, whichever, or the request was refused."""
+        return self._last is not None or self._refusal is not None
 
     @property
     def ok(self) -> bool:
@@ -171,7 +220,7 @@ class Answer:
         return (
             isinstance(self._last, StreamComplete)
             and self._last.ok
-            and bool(self._events)
+            and bool(self._pieces)
             and not self.missing
         )
 
@@ -182,8 +231,39 @@ class Answer:
 
     @property
     def error(self) -> GeminiStreamsError | None:
-        """Why the stream failed for good; `None` where it has not."""
-        return self._last.error if isinstance(self._last, StreamError) else None
+        """Why the answer is not whole; `None` where it is, and before the last message.
+
+        The stream's error where it failed, what the manager refused the request with, `StreamEndedError` where the
+        stream was stopped, and `IncompleteAnswerError` where it completed otherwise than with `STOP`, was blocked,
+        or has something missing.
+        """
+        match self._last:
+            case None:
+                return self._refusal
+            case StreamError(error=error):
+                return error
+            case StreamStopped(reason=reason):
+                return StreamEndedError(f"the stream was stopped ({reason}) before its answer was complete")
+            case StreamComplete() as last:
+                return None if self.ok else self._incomplete(last)
+
+    def raise_for_error(self) -> None:
+        """Raise a copy of `error`, where there is one."""
+        error = self.error
+        if error is not None:
+            raise copy.copy(error)
+
+    def _incomplete(self, last: StreamComplete) -> IncompleteAnswerError:
+        reason = last.finish_reason
+        if last.block_reason is not None:
+            said = f"the prompt was blocked ({last.block_reason})"
+        elif not last.ok:
+            said = f"the answer is not whole: it ended with {reason}"
+        elif self.missing:
+            said = f"the answer is not whole: {self.missing} of its events were not received"
+        else:
+            said = "nothing of the answer was received"
+        return IncompleteAnswerError(said, reason)
 
     # --
 
@@ -194,28 +274,61 @@ class Answer:
         elif sequence < self._next:
             self._void(sequence)
 
+    def _read(self, event: StreamEvent) -> None:
+        """Keep what an event says, and nothing else of it."""
+        parts = parts_of(event.data)
+        piece: Piece
+        if len(parts) == 1 and len(parts[0]) == 1 and "text" in parts[0]:
+            piece = parts[0]["text"]
+        else:
+            piece = tuple(parts)
+            self._calls += [(event.sequence, call) for call in event.function_calls]
+        self._sequences.append(event.sequence)
+        self._pieces.append(piece)
+        usage = event.usage
+        if usage is not None:
+            self._usage = usage
+        if self._role is None:
+            role = _role(event.data)
+            self._role = (event.sequence, role) if role else None
+
     def _void(self, resume_at: int) -> None:
-        stands = bisect_left(self._events, resume_at, key=lambda event: event.sequence)
-        del self._events[stands:]
-        self._text.void(stands)
-        self._thoughts.void(stands)
+        stands = bisect_left(self._sequences, resume_at)
+        if stands < len(self._pieces):
+            del self._sequences[stands:], self._pieces[stands:]
+            self._text.void(stands)
+            self._thoughts.void(stands)
+            self._calls = [call for call in self._calls if call[0] < resume_at]
+            self._usage = None
+            if self._role is not None and self._role[0] >= resume_at:
+                self._role = None
         while self._gaps and sum(self._gaps[-1]) > resume_at:
             first, _ = self._gaps.pop()
             if first < resume_at:
                 self._gaps.append((first, resume_at - first))
         self._next = min(self._next, resume_at)
 
-    def _role(self) -> str:
-        for event in self._events:
-            candidate = candidate_of(event.data)
-            content = candidate.get("content") if candidate is not None else None
-            role = content.get("role") if isinstance(content, dict) else None
-            if isinstance(role, str) and role:
-                return role
-        return "model"
+
+def _text(piece: Piece) -> str:
+    if isinstance(piece, str):
+        return piece
+    return "".join([part["text"] for part in piece if "text" in part and not part.get("thought")])
 
 
-def _merged(parts: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _thoughts(piece: Piece) -> str:
+    if isinstance(piece, str):
+        return ""
+    return "".join([part["text"] for part in piece if "text" in part and part.get("thought")])
+
+
+def _role(data: dict[str, Any]) -> str | None:
+    candidate = candidate_of(data)
+    content = candidate.get("content") if candidate is not None else None
+    role = content.get("role") if isinstance(content, dict) else None
+    return role if isinstance(role, str) else None
+
+
+def _merged(pieces: Iterable[Piece]) -> Iterator[dict[str, Any]]:
     """Join texts that follow each other, and thoughts that do; copy what is more than that."""
     texts: list[str] = []
     thought = False
@@ -226,18 +339,35 @@ def _merged(parts: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if text:
             yield {"text": text, "thought": True} if thought else {"text": text}
 
-    for part in parts:
-        plain = _is_plain(part)
-        if texts and not (plain and bool(part.get("thought")) is thought):
-            yield from joined()
-        if plain:
-            thought = bool(part.get("thought"))
-            texts.append(part["text"])
-        elif part.keys() - {"thought"}:
-            yield copy.deepcopy(part)
+    for piece in pieces:
+        for part in ({"text": piece},) if isinstance(piece, str) else piece:
+            plain = _is_plain(part)
+            if texts and not (plain and bool(part.get("thought")) is thought):
+                yield from joined()
+            if plain:
+                thought = bool(part.get("thought"))
+                texts.append(part["text"])
+            elif part.keys() - {"thought"}:
+                yield _copied(part)
     yield from joined()
 
 
 def _is_plain(part: dict[str, Any]) -> bool:
     """Whether a part is a text, or a thought's, and nothing more."""
     return "text" in part and len(part) == 1 + ("thought" in part)
+
+
+def _copied(value: dict[str, Any]) -> dict[str, Any]:
+    """Copy JSON of any depth; `copy.deepcopy` recurses."""
+    whole: dict[str, Any] = {}
+    left: list[tuple[Any, Any]] = [(value, whole)]
+    while left:
+        source, target = left.pop()
+        for key, inner in source.items() if isinstance(source, dict) else enumerate(source):
+            copied = (
+                {} if isinstance(inner, dict) else [None] * len(inner) if isinstance(inner, list) else inner
+            )
+            target[key] = copied
+            if copied is not inner:
+                left.append((inner, copied))
+    return whole

@@ -24,6 +24,7 @@ __all__ = [
     "GeminiStreamsError",
     "HistoryGoneError",
     "IdleTimeoutError",
+    "IncompleteAnswerError",
     "InvalidRequestError",
     "MalformedEventError",
     "ManagerDrainingError",
@@ -169,6 +170,28 @@ class StreamCrashedError(GeminiStreamsError):
 
 class SlowSubscriberError(GeminiStreamsError):
     """The subscriber that gets it was let go, for it did not take its events; the stream goes on for the others."""
+
+
+# -- an answer that came to its end and is not whole -----------------------------------------------------------------
+
+
+class IncompleteAnswerError(GeminiStreamsError):
+    """The stream has completed, and its answer is not whole; `Answer.error`, never a stream's last message.
+
+    `finish_reason` is the stream's, `MAX_TOKENS` or `SAFETY` say. It is `STOP` where events were left out by flow
+    control or were sent before the subscriber joined, and `None` where the prompt was blocked.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        finish_reason: str | None = None,
+        *,
+        retryable: bool | None = None,
+        retry_at: float | None = None,
+    ) -> None:
+        super().__init__(message, retryable=retryable, retry_at=retry_at)
+        self.finish_reason = finish_reason
 
 
 # -- a request that the manager refused ------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+import re
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +14,12 @@ from gemini_streams import (
     APIError,
     ConnectionLostError,
     EventsDropped,
+    IncompleteAnswerError,
     ManagerActor,
+    MaxStreamsExceededError,
     RetryPolicy,
     StreamComplete,
+    StreamEndedError,
     StreamError,
     StreamEvent,
     StreamRestarting,
@@ -88,9 +94,74 @@ def test_a_failed_stream_has_an_error_and_keeps_its_text() -> None:
     assert answer.usage == {"totalTokenCount": 3}
 
 
-def test_a_stopped_stream_is_done_and_no_error() -> None:
+def test_a_stopped_stream_is_done_and_its_half_answer_has_an_error() -> None:
     answer = folded(event(0, "one"), StreamStopped("s", "requested", 1, None, 1, 1.0))
-    assert (answer.done, answer.ok, answer.error, answer.text) == (True, False, None, "one")
+    assert (answer.done, answer.ok, answer.text) == (True, False, "one")
+    assert type(answer.error) is StreamEndedError
+    assert "requested" in str(answer.error)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "said"),
+    [
+        ((0, complete("MAX_TOKENS")), "MAX_TOKENS", "ended with MAX_TOKENS"),
+        ((0, complete("SAFETY")), "SAFETY", "ended with SAFETY"),
+        ((0, complete("STOP", "OTHER")), "STOP", "blocked (OTHER)"),
+        ((complete(None, "PROHIBITED_CONTENT"),), None, "blocked (PROHIBITED_CONTENT)"),
+        ((0, EventsDropped("s", 1, 1, 3), complete()), "STOP", "3 of its events"),
+        ((5, complete()), "STOP", "5 of its events"),
+        ((complete(),), "STOP", "nothing"),
+    ],
+)
+def test_an_answer_that_completed_and_is_not_whole_has_an_error(
+    messages: tuple[Any, ...], reason: str | None, said: str
+) -> None:
+    answer = folded(*[event(m, "one") if isinstance(m, int) else m for m in messages])
+    assert (answer.done, answer.ok, answer.finish_reason) == (True, False, reason)
+    error = answer.error
+    assert isinstance(error, IncompleteAnswerError)
+    assert (error.finish_reason, error.retryable) == (reason, False)
+    assert said in str(error)
+    with pytest.raises(IncompleteAnswerError, match=re.escape(str(error))) as caught:
+        answer.raise_for_error()
+    assert caught.value.finish_reason == reason
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.args, again.__dict__) == (type(error), error.args, error.__dict__)
+
+
+def test_a_whole_answer_raises_nothing() -> None:
+    answer = folded(event(0, "one"))
+    answer.raise_for_error()  # nothing has gone wrong so far
+    assert (answer.error, answer.finish_reason) == (None, None)
+    answer.add(complete())
+    answer.raise_for_error()
+    assert (answer.error, answer.finish_reason) == (None, "STOP")
+
+
+def test_the_error_that_is_raised_is_a_copy() -> None:
+    error = ConnectionLostError("lost")
+    answer = folded(StreamError("s", error, 0, None, 1, 1.0))
+    with pytest.raises(ConnectionLostError) as caught:
+        answer.raise_for_error()
+    assert caught.value is not error
+    assert error.__traceback__ is None
+
+
+def test_the_tag_is_the_streams() -> None:
+    tag = object()
+    assert folded(StreamEvent("s", 1, 0, {}, tag)).tag is tag
+    assert Answer().tag is None
+
+
+def test_a_refused_request_has_an_answer_that_is_an_error() -> None:
+    refusal = MaxStreamsExceededError("full")
+    answer = Answer.refused(refusal, "mine")
+    assert (answer.done, answer.ok, answer.error, answer.tag) == (True, False, refusal, "mine")
+    assert (answer.text, answer.content, answer.usage, answer.last) == ("", None, None, None)
+    with pytest.raises(MaxStreamsExceededError):
+        answer.raise_for_error()
+    with pytest.raises(ValueError, match="refused"):
+        answer.add(event(0, "a"))
 
 
 def test_while_it_runs_the_usage_is_the_latest_events() -> None:
@@ -304,7 +375,7 @@ def test_an_answer_is_what_the_standing_events_say(first: int, steps: list[tuple
     assert answer.text == _plain(read, thought=False)
     assert answer.thoughts == _plain(read, thought=True)
     assert answer.missing == following + 1 - len(standing)
-    assert answer.ok is (answer.missing == 0)
+    assert answer.ok is (answer.missing == 0) is (answer.error is None)
     calls = [part["functionCall"] for part in read if "functionCall" in part]
     assert answer.function_calls == (calls if answer.ok else [])
     content = answer.content
@@ -336,7 +407,41 @@ def test_looking_after_every_event_reads_each_event_once() -> None:
     for sequence in range(count):
         answer.add(StreamEvent("s", 1, sequence, Counted(data({"text": "x"}))))
         assert len(answer.text) == sequence + 1
-    assert Counted.reads <= 2 * count
+    assert Counted.reads <= 3 * count
+
+
+def test_no_event_is_kept() -> None:
+    """What stays of an event of plain text is that text: not its JSON, with its usage figures and the rest."""
+
+    def kept(size: int) -> int:
+        tracemalloc.start()
+        answer = Answer()
+        for sequence in range(2_000):
+            said = f"{sequence:>{size}}"
+            usage = {"promptTokenCount": sequence, "totalTokenCount": sequence + 300}
+            answer.add(event(sequence, said, usageMetadata=usage, responseId=f"response-{sequence}"))
+        current, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(answer.text) == 2_000 * size
+        return current // 2_000
+
+    assert kept(200) <= 200 + 49 + 8 + 8 + 16
+
+
+def test_content_and_calls_of_any_depth_are_copied() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(50_000):
+        deep = {"a": [deep, 1]}
+    answer = folded(event(0, {"functionCall": {"name": "f", "args": deep}}), complete())
+    content = answer.content
+    assert content is not None
+    [call] = answer.function_calls
+    for args in (call["args"], content["parts"][0]["functionCall"]["args"]):
+        given, copied, depth = deep, args, 0
+        while given:
+            assert copied is not given
+            given, copied, depth = given["a"][0], copied["a"][0], depth + 1
+        assert (copied, depth) == ({}, 50_000)
 
 
 # -- with a real stream ----------------------------------------------------------------------------------------------
