@@ -32,6 +32,7 @@ from pykka.messages import ProxyGetAttr
 
 from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
+from gemini_streams.safely import safely
 from pykka_supervisor.mailbox import Envelope, Mailbox
 
 __all__ = ["NO_LIMIT", "ControlBatch", "EventBatch", "Owner", "Subscription", "common_room"]
@@ -71,6 +72,9 @@ class Owner(Protocol):
 
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
+
+    def cannot_tell(self, subscription: Subscription) -> LastMessage:
+        """Return the last message of a subscriber whose own could not be made."""
 
 
 class EventBatch:
@@ -443,8 +447,7 @@ class Subscription:
             self._emptied()
         if self._only_a_gap_waits():
             self._tell_gap()
-            self.closed = True
-            self._put(last(self))
+            self._put_last(last)
         else:
             self._last = last
 
@@ -469,8 +472,7 @@ class Subscription:
             return
         self._emptied()
         if self._last is not None and not self.closed:
-            self.closed = True
-            self._put(self._last(self))
+            self._put_last(self._last)
 
     def _send_waiting(self) -> bool:
         """Send what fits from the head of the buffer on; whether events were sent."""
@@ -652,6 +654,10 @@ class Subscription:
                 self.close()
         else:
             self._put_all([Envelope(message)])
+
+    def _put_last(self, last: LastMessageOf) -> None:
+        self.closed = True
+        self._put(safely(last, self) or self._owner.cannot_tell(self))
 
     def _put_gap(self, attempt: int, sequence: int, count: int) -> None:
         self._told_at = self._acked

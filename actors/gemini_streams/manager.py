@@ -242,17 +242,17 @@ class ManagerActor(SupervisedActor):
                 _log.warning("request_refused", request=type(message).__name__, error=str(refusal))
         except pykka.ActorDeadError as dead:
             reply.set_exception(dead)
-        except Exception as bug:  # noqa: BLE001 - no message ends the manager
+        except BaseException as bug:  # noqa: BLE001 - no message ends the manager
             _log.error("request_failed", request=type(message).__name__, exc_info=bug)
-            reply.set_exception(bug)
+            reply.set_exception(_for_the_asker(bug, message))
 
     def on_proxy_message(self, message: Any) -> Any:
         """Answer a proxy; a call that was told and raises does not end the manager either."""
         reply = self.defer_reply()
         try:
             reply.set(super().on_proxy_message(message))
-        except Exception as error:  # noqa: BLE001
-            if not reply.set_exception(error):
+        except BaseException as error:  # noqa: BLE001
+            if not reply.set_exception(_for_the_asker(error, message)):
                 _log.warning("request_refused", request=type(message).__name__, error=type(error).__name__)
 
     # -- the handlers ------------------------------------------------------------------------------------------------
@@ -390,6 +390,18 @@ def _check_defaults(options: Settings, *, resolve: bool) -> None:
     if resolve:
         with contextlib.suppress(MissingCredentialsError):
             options.endpoint.resolve()
+
+
+def _for_the_asker(error: BaseException, message: Any) -> Exception:
+    """Return what the asker is told of an exception that an object in its request raised.
+
+    A `CancelledError` or `SystemExit` would end the asker's task or thread: it gets `InvalidRequestError` in its place.
+    """
+    if isinstance(error, Exception):
+        return error
+    return InvalidRequestError(
+        f"an object in the {type(message).__name__} raised {type(error).__name__} when it was read"
+    )
 
 
 def _unknown(message: Any) -> None:

@@ -14,7 +14,8 @@ import msgspec
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError
 from gemini_streams.gemini.endpoint import Endpoint, Gemini
 from pykka_supervisor import Clock
-from pykka_supervisor.timers import SYSTEM_CLOCK
+from pykka_supervisor.testing import TestClock
+from pykka_supervisor.timers import SYSTEM_CLOCK, SystemClock
 
 __all__ = [
     "FROM_START",
@@ -149,6 +150,14 @@ def _is_endpoint(name: str, value: Any) -> None:
         raise InvalidRequestError(f"{name} must be an endpoint like Gemini(), not {type(value).__name__}")
 
 
+def _is_clock(name: str, value: Any) -> None:
+    if not isinstance(value, SystemClock | TestClock):
+        raise InvalidRequestError(
+            f"{name} must be SYSTEM_CLOCK or a pykka_supervisor.testing.TestClock, not {type(value).__name__}: the"
+            " manager's actors call it, and an application's own could hold them up"
+        )
+
+
 def _or_none(name: str, value: Any) -> float | None:
     return None if value is None else seconds(name, value)
 
@@ -179,7 +188,7 @@ _MANAGER_OPTIONS: dict[str, Callable[[str, Any], object] | None] = {
     "max_event_bytes": lambda name, value: whole(name, value, 1),
     "linger": _or_zero,
     "shutdown": _or_zero,
-    "clock": _is_a(Clock),
+    "clock": _is_clock,
 }
 
 

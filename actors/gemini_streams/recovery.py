@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemini_streams.connection import Connections
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
+from gemini_streams.safely import safely
 from gemini_streams.session import Session
 from gemini_streams.sessions import CancelSession, LaunchMore, Sessions, StartSession
 from gemini_streams.stream_actor import AttemptFailed, StreamActor
@@ -66,7 +67,7 @@ class StreamSupervisor(DynamicSupervisor):
         died = StreamCrashedError("the supervisor of the streams died", retryable=True)
         for session in self._table.all():
             if session.ref is not None:
-                session.fail(died)
+                safely(session.fail, died)
         root = supervisor_of(self.actor_ref)
         if root is not None and self._table.root is not root:
             self._table.root = root
@@ -120,7 +121,7 @@ def _decide(session: Session, reason: Exit) -> float | GiveUp:
     """Decide, in the supervisor's thread, what follows the end of an attempt."""
     try:
         delay = session.failed(_error_of(reason))
-    except Exception as bug:  # noqa: BLE001 - whatever it is, the subscribers get their last message
+    except BaseException as bug:  # noqa: BLE001 - whatever it is, the subscribers get their last message
         _log.error("recovery_failed", stream_id=session.stream_id, exc_info=bug)
         session.fail(StreamCrashedError(f"the stream could not be restarted: {type(bug).__name__}"))
         delay = None
@@ -141,8 +142,9 @@ def _tree_ended(table: Sessions, connections: Connections, ending: BeforeEnd, do
     table.root = None
     ending.cancel()
     if isinstance(down.reason, Normal | Shutdown):
-        table.end_all("shutdown")
+        safely(table.end_all, "shutdown")
     else:
-        table.end_all(StreamCrashedError(f"the streams' supervision tree died: {type(down.reason).__name__}"))
-    table.forget_all()
-    connections.close()
+        died = StreamCrashedError(f"the streams' supervision tree died: {type(down.reason).__name__}")
+        safely(table.end_all, died)
+    safely(table.forget_all)
+    safely(connections.close)

@@ -8,7 +8,8 @@ The rules:
 - Only the present attempt may deliver: `current` is compared at each step, so that a late thread of a retired
   attempt finds the door shut (`Retired`).
 - A stream ends once. Whoever ends it (its attempt, the supervisor, the manager, a timer) puts the last message of
-  every subscriber in the same moment, after the slot has been freed.
+  every subscriber in the same moment, after the slot has been freed. Nothing keeps the end from being complete: where
+  one step of it raises, that is logged, and the next step is taken.
 - One timer a stream, set to the next moment that could matter and looked at again then; an event only notes the time.
 
 Who calls what: the manager's thread subscribes, stops and looks; the stream's thread begins, waits for room, delivers
@@ -54,6 +55,7 @@ from gemini_streams.messages import (
 )
 from gemini_streams.options import After, FlowControl, Settings
 from gemini_streams.retry import Failed, too_long, wait_before_next
+from gemini_streams.safely import safely
 from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
 
@@ -373,11 +375,14 @@ class Session:
         return self.attempt - 1 if self.status == "restarting" else self.attempt
 
     def usage(self) -> dict[str, Any] | None:
-        """Tokens of the requests whose answers stand, the present one included."""
+        """Tokens of the requests whose answers stand, the present one included.
+
+        Never raises: the last messages hold it.
+        """
         now = self.current.meaning.usage if self.current is not None else None
         if self._usage is None:
             return now
-        return add_usage(self._usage, now) if now is not None else self._usage
+        return self._usage if now is None else safely(add_usage, self._usage, now) or now
 
     # -- the stream's thread -----------------------------------------------------------------------------------------
 
@@ -638,6 +643,19 @@ class Session:
             if self._holding <= 0:
                 self._wake()
 
+    def cannot_tell(self, subscription: Subscription) -> StreamError:
+        """Return the last message of a subscriber whose own could not be made."""
+        error = StreamCrashedError("the stream has ended; its last message could not be made")
+        return StreamError(
+            self.stream_id,
+            error,
+            subscription.count_of(self.attempts),
+            None,
+            self.attempts,
+            self.duration,
+            self.tag,
+        )
+
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
         try:
@@ -724,7 +742,7 @@ class Session:
         if not resume_at:
             self._usage = None
         elif attempt is not None and attempt.meaning.usage is not None:
-            self._usage = add_usage(self._usage, attempt.meaning.usage)
+            self._usage = safely(add_usage, self._usage, attempt.meaning.usage) or attempt.meaning.usage
 
     def _restart(
         self, error: GeminiStreamsError, attempt: Attempt | None, resume_at: int, delay: float
@@ -770,7 +788,7 @@ class Session:
         was, attempts = self.status, self.attempts
         attempt = self.current
         if attempt is not None:
-            self._usage = self.usage()
+            self._usage = safely(self.usage)
             self.current = None
         self.status = follow(was, status)
         self.attempt = attempts
@@ -778,15 +796,15 @@ class Session:
         self._last = last
         self._told = {subscription.urn for subscription in self._subscriptions}
         self._ended_mono = self.clock.monotonic()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            safely(timer.cancel)
         subscriptions, self._subscriptions, self._pausing = self._subscriptions, (), ()
         self._wake()
-        self._table.ended(self, idle=attempt is None)
+        safely(self._table.ended, self, idle=attempt is None)
         for subscription in subscriptions:
-            self._table.unwatch(subscription.ref, self)
-            subscription.finish(last, at_once=at_once)
+            safely(self._table.unwatch, subscription.ref, self)
+            safely(subscription.finish, last, at_once=at_once)
         self._subscriptions = tuple(
             s for s in subscriptions if not s.closed
         )  # for whom something is buffered

@@ -33,6 +33,7 @@ from gemini_streams.errors import (
 )
 from gemini_streams.launches import Launches
 from gemini_streams.messages import ManagerStats, Status
+from gemini_streams.safely import safely
 from pykka_supervisor import Down, MonitorRef, demonitor, monitor
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Sessions:
 
         `idle`: no attempt is under way that would notice by itself.
         """
-        self.launches.out(session)
+        safely(self.launches.out, session)
         with self._lock:
             match session.status:
                 case "completed":
@@ -189,11 +190,11 @@ class Sessions:
             if self._draining and not self._running and not self._waiting:
                 drained, self._on_drained = self._on_drained, drained
         if idle and session.ref is not None:
-            self._tell(CancelSession(session))
+            safely(self._tell, CancelSession(session))
         if following is not None:
-            self._tell(StartSession(following))
+            safely(self._tell, StartSession(following))
         for on_drained in drained:
-            on_drained()
+            safely(on_drained)
         with self._lock:
             if self._linger:
                 self._lingering.append((self._clock.monotonic() + self._linger, session))
@@ -258,10 +259,8 @@ class Sessions:
         for session in sorted(
             self.all(), key=lambda session: session.slot
         ):  # or those who wait would get the slots
-            if isinstance(reason, str):
-                count += session.stop(reason)
-            else:
-                count += session.fail(reason)
+            ended = safely(session.stop, reason) if isinstance(reason, str) else safely(session.fail, reason)
+            count += bool(ended)
         return count
 
     def end_with_process(self, within: float) -> None:
@@ -344,7 +343,7 @@ class Sessions:
                 del self._watched[ref.actor_urn]
             sessions = list(watched.sessions)
         for session in sessions:
-            session.unsubscribe(ref.actor_urn, gone=True)
+            safely(session.unsubscribe, ref.actor_urn, gone=True)
 
     # -- figures -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,191 @@
+"""Whatever a step of one stream's end raises, that end is complete, other streams end, and requests are answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from conftest import StartManager
+from gemini_streams import (
+    Drain,
+    InvalidRequestError,
+    ManagerActor,
+    ManagerRef,
+    StreamCrashedError,
+    StreamError,
+    StreamEvent,
+    StreamStopped,
+)
+from gemini_streams.delivery import Subscription
+from gemini_streams.session import Session
+from gemini_streams.sessions import Sessions
+from gemini_streams.testing import LocalGemini, Reply
+from pykka_supervisor import SYSTEM_CLOCK, Timer
+from pykka_supervisor.testing import Probe, TestClock
+from streams.helpers import LAST, eventually
+
+STEPS = [
+    (Session, "usage"),
+    (Sessions, "ended"),
+    (Sessions, "unwatch"),
+    (Sessions, "_pass_on"),
+    (Sessions, "_tell"),
+    (Subscription, "finish"),
+    (Timer, "cancel"),
+]
+"""What an end calls."""
+
+WAYS: dict[str, Callable[[ManagerRef, str], Any]] = {
+    "StopStream": lambda ref, stream_id: ref.stop_stream(stream_id, timeout=5),
+    "Drain": lambda ref, _: ref.ask(Drain(0), timeout=5),
+    "manager.stop": lambda ref, _: ref.stop(timeout=8),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("owner", "name"), STEPS, ids=[f"{owner.__name__}.{name}" for owner, name in STEPS])
+def test_a_step_that_raises_in_one_end(
+    gemini: LocalGemini,
+    manager: StartManager,
+    probes: Callable[[], Probe],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    way: str,
+) -> None:
+    gemini.on("", Reply("one two", hold_after=1))
+    ref = manager(shutdown=1.0)
+    first, second = probes(), probes()
+    stream_id = ref.start_stream("first", subscriber=first.ref)
+    others = [ref.start_stream("second", subscriber=second.ref) for _ in range(2)]
+    first.wait(1)
+    second.wait(2)
+    failing = [True]
+    original = getattr(owner, name)
+
+    def fails_once(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if failing:
+            failing.clear()
+            raise asyncio.CancelledError("this step")
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, name, fails_once)
+        WAYS[way](ref, stream_id)
+        if name != "finish":  # whose own last message is what fails there
+            first.expect(LAST)
+    if way != "StopStream":
+        for _ in others:
+            assert isinstance(second.expect(LAST), StreamStopped)
+    else:
+        assert ref.get_stream_info(stream_id, timeout=5).status == "stopped"
+        assert ref.get_stats(timeout=5).total_streams == 3
+
+
+def test_a_last_message_that_cannot_be_made_is_told_as_a_crash(
+    gemini: LocalGemini, manager: StartManager, probes: Callable[[], Probe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other subscribers of the same stream have their own."""
+    gemini.on("why", Reply("one two", hold_after=1))
+    ref = manager()
+    first, second = probes(), probes()
+    stream_id = ref.start_stream("why", subscriber=[first.ref, second.ref])
+    first.wait(1)
+    second.wait(1)
+    count_of, failing = Subscription.count_of, [True]
+
+    def fails_once(self: Subscription, attempt: int) -> int:
+        if failing:
+            failing.clear()
+            raise OverflowError("too large")
+        return count_of(self, attempt)
+
+    monkeypatch.setattr(Subscription, "count_of", fails_once)
+    assert ref.stop_stream(stream_id)
+    told = first.expect(StreamError)
+    assert isinstance(told.error, StreamCrashedError)
+    assert told.events_count == 1
+    assert isinstance(second.expect(StreamStopped), StreamStopped)
+
+
+def test_a_slot_is_free_where_the_table_could_not_launch_the_next_stream(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gemini.on("why", Reply("one two", hold_after=1))
+    ref = manager(max_streams=1)
+    stream_id = ref.start_stream("why", subscriber=probe.ref)
+    probe.wait(1)
+    with monkeypatch.context() as broken:
+
+        def fails(self: Sessions, message: Any) -> None:
+            raise OverflowError
+
+        broken.setattr(Sessions, "_tell", fails)
+        ref.stop_stream(stream_id)
+    ref.start_stream("why", subscriber=probe.ref, timeout=5)
+    probe.expect(StreamEvent)
+
+
+class _Raises:
+    """An object that raises when it is read, as a cancelled task's may."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __iter__(self) -> Any:
+        raise self.error
+
+    def __len__(self) -> int:
+        raise self.error
+
+    def __getitem__(self, key: Any) -> Any:
+        raise self.error
+
+    def __hash__(self) -> int:
+        raise self.error
+
+    def __eq__(self, other: object) -> bool:
+        raise self.error
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.error
+
+    def __contains__(self, item: object) -> bool:
+        raise self.error
+
+
+@pytest.mark.parametrize("part", ["contents", "config", "endpoint", "subscriber", "stream_id", "after"])
+def test_an_object_of_a_request_that_raises_is_answered_to_the_asker(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, part: str
+) -> None:
+    gemini.on("why", Reply("one two", hold_after=1))
+    ref = manager(history=1 << 16)
+    running = ref.start_stream("why", subscriber=probe.ref)
+    for error in (asyncio.CancelledError, SystemExit, KeyboardInterrupt, RuntimeError):
+        raises: Any = _Raises(error)
+        options: dict[str, Any] = {"contents": "why", "subscriber": probe.ref}
+        with pytest.raises((InvalidRequestError, RuntimeError)):
+            if part == "after":
+                ref.subscribe_stream(running, probe.ref, after=raises, timeout=5)
+            else:
+                options[part] = [raises] if part == "contents" else raises
+                ref.start_stream(options.pop("contents"), timeout=5, **options)
+    assert ref.get_stats(timeout=5).started == 1
+    assert ref.is_alive()
+    eventually(lambda: any(isinstance(message, StreamEvent) for message in probe.messages))
+
+
+@pytest.mark.parametrize(
+    "clock", [None, "now", object(), type("Own", (), dict.fromkeys(("monotonic", "time", "call_later")))()]
+)
+def test_a_manager_takes_no_clock_of_an_application_s_own(clock: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"SYSTEM_CLOCK or a .*TestClock"):
+        ManagerActor.start(clock=clock)
+
+
+def test_the_systems_clock_and_a_tests_clock_are_taken(manager: StartManager) -> None:
+    for clock in (SYSTEM_CLOCK, TestClock()):
+        manager(clock=clock).stop(timeout=5)
