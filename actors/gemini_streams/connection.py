@@ -163,7 +163,8 @@ class _Plain:
     def getresponse(self: Any) -> Any:
         method, self._sent = self._sent, None
         if method is None:
-            return super().getresponse()  # type: ignore[misc]
+            # Past urllib3's own, which logs the lines of a head that it cannot read.
+            return _wrapped(http.client.HTTPConnection.getresponse(self), None)
         data = b""
         while True:
             end = HEAD_END.search(data)
@@ -196,21 +197,26 @@ class _Plain:
             raise
         if response.will_close:
             self.close()
-        return urllib3.HTTPResponse(
-            body=response,
-            headers=urllib3.HTTPHeaderDict(response.msg.items()),
-            status=response.status,
-            version=response.version,
-            reason=response.reason,
-            preload_content=False,
-            decode_content=False,
-            original_response=response,
-            request_method=method,
-        )
+        return _wrapped(response, method)
 
     def connect(self: Any) -> None:
         super().connect()  # type: ignore[misc]
         _settled(self)
+
+
+def _wrapped(response: http.client.HTTPResponse, method: str | None) -> urllib3.HTTPResponse:
+    """Return http.client's answer as urllib3's pool knows it."""
+    return urllib3.HTTPResponse(
+        body=response,
+        headers=urllib3.HTTPHeaderDict(response.msg.items()),
+        status=response.status,
+        version=response.version,
+        reason=response.reason,
+        preload_content=False,
+        decode_content=False,
+        original_response=response,
+        request_method=method,
+    )
 
 
 class _Connection(_Plain, urllib3.connection.HTTPConnection):
@@ -425,8 +431,7 @@ def failure_of(
     cause = _root(error)
     text = _in_plain_words(cause)
     if target is not None:
-        text = target.scrub(text)  # it can quote the server or a proxy, which may quote our headers
-    text = text[:200]  # only now: half a key is one too
+        text = target.words(text)  # it can quote the server or a proxy, which may quote our headers
     number = cause.errno if isinstance(cause, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE):
         return ConnectionFailedError(

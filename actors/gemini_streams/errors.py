@@ -220,7 +220,7 @@ class StreamEndedError(GeminiStreamsError):
 
 
 class StreamExistsError(GeminiStreamsError):
-    """Another stream, with other contents, runs or lingers under this id."""
+    """Another stream, with other contents, model or endpoint, runs or lingers under this id."""
 
 
 class HistoryGoneError(GeminiStreamsError):

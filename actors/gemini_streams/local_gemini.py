@@ -45,6 +45,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 import msgspec
 
 from gemini_streams.gemini.endpoint import Gemini
+from gemini_streams.masks import Masks
 
 __all__ = [
     "Body",
@@ -569,8 +570,9 @@ class RequestRecord:
         self.connection = connection
         """The connection's number, from 1; requests of one number came over the same connection."""
         self.path = path
+        """With its query. Keys are masked here, in the headers and in the body, wherever they stand."""
         self.headers = headers
-        """Names in lower case; keys are masked."""
+        """Names in lower case."""
         self.key_number: int | None = None
         """Which of the server's `keys` came with it."""
         self.model = ""
@@ -1303,17 +1305,14 @@ class _Connection(asyncio.Protocol):
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:-2])
         }
         key = headers.get("x-goog-api-key")
-        shown = {
-            name: "***" if name in ("x-goog-api-key", "authorization", "proxy-authorization") else value
-            for name, value in headers.items()
-        }
         target = re.sub(r"^https?://[^/]*", "", target)  # as a proxy would be asked
-        record = RequestRecord(self._server._changed, self._number, target, shown)
+        masks = Masks(target, headers, self._server.keys or ())
+        record = RequestRecord(self._server._changed, self._number, masks.path, masks.headers)
         self._written = 0
         refusal = self._server._refusal(method, target, record, key)
         body, stall = await self._body(record, headers)
         if refusal is None:
-            refusal = _decode(record, body)
+            refusal = _decode(record, body, masks)
         self._record = record
         self._server._arrived(record)
         keep = headers.get("connection", "").lower() != "close" and version == "HTTP/1.1"
@@ -1416,9 +1415,9 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()  # everything was taken by the socket: this is a FIN
 
 
-def _decode(record: RequestRecord, body: bytes) -> Failure | None:
+def _decode(record: RequestRecord, body: bytes, masks: Masks) -> Failure | None:
     try:
-        record.body = msgspec.json.decode(body)
+        record.body = masks.body(body, msgspec.json.decode(body))
     except msgspec.DecodeError:
         return Failure(400, "Invalid JSON payload received.")
     contents = record.body.get("contents") if isinstance(record.body, dict) else None

@@ -57,6 +57,7 @@ from gemini_streams.options import (
 from gemini_streams.recovery import StreamSupervisor
 from gemini_streams.session import Session
 from gemini_streams.sessions import Sessions
+from gemini_streams.traces import trace_of
 from pykka_supervisor import (
     ChildSpec,
     SupervisedActor,
@@ -243,7 +244,7 @@ class ManagerActor(SupervisedActor):
         except pykka.ActorDeadError as dead:
             reply.set_exception(dead)
         except BaseException as bug:  # noqa: BLE001 - no message ends the manager
-            _log.error("request_failed", request=type(message).__name__, exc_info=bug)
+            _log.error("request_failed", request=type(message).__name__, trace=trace_of(bug))
             reply.set_exception(_for_the_asker(bug, message))
 
     def on_proxy_message(self, message: Any) -> Any:
@@ -264,11 +265,15 @@ class ManagerActor(SupervisedActor):
         if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
             raise InvalidRequestError(f"stream_id must be a string that is not empty, not {stream_id!r}")
         built = build_request(request.contents, options.config)
+        target = self._target(options.endpoint)
         if stream_id is not None:
             session = self._table.get(stream_id)
-            if session is not None:
-                if not session.asks_the_same(built.body, options.model):
-                    raise StreamExistsError(f"another stream runs or lingers under the id {stream_id!r}")
+            if session is not None and session.status != "stopped":
+                if not session.asks_the_same(built.body, options.model, target):
+                    raise StreamExistsError(
+                        f"another stream runs or lingers under the id {stream_id!r}: its contents, model, base URL,"
+                        " key or headers are others"
+                    )
                 for ref in subscribers:
                     try:
                         self._add(session, ref, None, None)
@@ -276,7 +281,6 @@ class ManagerActor(SupervisedActor):
                         session.tell_end(ref)
                 return stream_id
         self._table.check_admission()
-        target = self._target(options.endpoint)
         session = Session(
             stream_id=stream_id or uuid.uuid4().hex,
             tag=request.tag,

@@ -31,6 +31,7 @@ import time
 import weakref
 from typing import Protocol
 
+from gemini_streams.traces import trace_of
 from pykka_supervisor.log import get_logger
 
 __all__ = ["Reader", "Source"]
@@ -173,7 +174,7 @@ class Reader:
             while self._serve(loop):
                 pass
         except Exception as bug:  # noqa: BLE001 - those who lent their sources go on without it
-            _log.error("shared_reader_failed", exc_info=bug)
+            _log.error("shared_reader_failed", trace=trace_of(bug))
         finally:
             with self._lock:
                 if self._loop is loop:

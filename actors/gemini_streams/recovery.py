@@ -21,6 +21,7 @@ from gemini_streams.safely import safely
 from gemini_streams.session import Session
 from gemini_streams.sessions import CancelSession, LaunchMore, Sessions, StartSession
 from gemini_streams.stream_actor import AttemptFailed, StreamActor
+from gemini_streams.traces import trace_of
 from pykka_supervisor import (
     GIVE_UP,
     BeforeEnd,
@@ -120,20 +121,21 @@ class StreamSupervisor(DynamicSupervisor):
 def _decide(session: Session, reason: Exit) -> float | GiveUp:
     """Decide, in the supervisor's thread, what follows the end of an attempt."""
     try:
-        delay = session.failed(_error_of(reason))
+        delay = session.failed(_error_of(session, reason))
     except BaseException as bug:  # noqa: BLE001 - whatever it is, the subscribers get their last message
-        _log.error("recovery_failed", stream_id=session.stream_id, exc_info=bug)
+        _log.error("recovery_failed", stream_id=session.stream_id, trace=trace_of(bug))
         session.fail(StreamCrashedError(f"the stream could not be restarted: {type(bug).__name__}"))
         delay = None
     return GIVE_UP if delay is None else delay
 
 
-def _error_of(reason: Exit) -> GeminiStreamsError:
+def _error_of(session: Session, reason: Exit) -> GeminiStreamsError:
     if isinstance(reason, Crash | StartFailed):
         if isinstance(reason.exception, AttemptFailed):
             return reason.exception.error
-        _log.error("stream_crashed", reason=reason.cause, trace=reason.trace)
-        return StreamCrashedError(f"the stream's actor crashed: {type(reason.exception).__name__}")
+        kind = type(reason.exception).__name__
+        _log.error("stream_crashed", stream_id=session.stream_id, reason=kind)
+        return StreamCrashedError(f"the stream's actor crashed: {kind}")
     return StreamCrashedError(f"the stream's actor was ended: {reason!r}")
 
 

@@ -56,6 +56,7 @@ from gemini_streams.messages import (
 from gemini_streams.options import After, FlowControl, Settings
 from gemini_streams.retry import Failed, too_long, wait_before_next
 from gemini_streams.safely import safely
+from gemini_streams.traces import trace_of
 from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
 
@@ -341,9 +342,9 @@ class Session:
                 tag=self.tag,
             )
 
-    def asks_the_same(self, body: dict[str, Any], model: str) -> bool:
-        """Whether a request is the one this stream was started with."""
-        if model != self.model:
+    def asks_the_same(self, body: dict[str, Any], model: str, target: Target) -> bool:
+        """Whether a request is the one this stream was started with, by the same tenant of the same service."""
+        if model != self.model or target.identity != self.target.identity:
             return False
         asked = encode_body(body)
         return asked == self._body or _decoder.decode(asked) == _decoder.decode(self._body)
@@ -592,7 +593,7 @@ class Session:
         try:
             delay = wait_before_next(self.options.retry, failed, random.uniform)
         except BaseException as bug:  # noqa: BLE001 - the application's own callable; its sys.exit() would end all streams
-            _log.error("retry_policy_raised", stream_id=self.stream_id, exc_info=bug)
+            _log.error("retry_policy_raised", stream_id=self.stream_id, trace=trace_of(bug))
             delay = None
         if delay is None:
             with self.lock:

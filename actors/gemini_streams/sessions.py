@@ -143,6 +143,9 @@ class Sessions:
         """
         with self._lock:
             self._admit()
+            stopped = self._sessions.get(session.stream_id)
+            if stopped is not None:  # it lingers, and this one begins anew under its id
+                self._forget(stopped)
             self._sessions[session.stream_id] = session
             self._started += 1
             if self._running < self.max_streams:

@@ -17,15 +17,24 @@ from typing import Any
 import pykka
 
 from gemini_streams.connection import Connections, Interrupted
-from gemini_streams.errors import GeminiStreamsError, StreamTruncatedError, UnexpectedResponseError
+from gemini_streams.errors import (
+    GeminiStreamsError,
+    StreamCrashedError,
+    StreamTruncatedError,
+    UnexpectedResponseError,
+)
 from gemini_streams.exchange import Exchange
-from gemini_streams.gemini.failures import error_from_event, find_error, parse_error
+from gemini_streams.gemini.failures import cleaned, error_from_event, find_error, parse_error
 from gemini_streams.gemini.generate import End
 from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Retired, Session
+from gemini_streams.traces import trace_of
 from pykka_supervisor import SupervisedActor
+from pykka_supervisor.log import get_logger
 
 __all__ = ["AttemptFailed", "StreamActor"]
+
+_log = get_logger(__name__)
 
 _MAX_ERROR_BODY = 1 << 20
 _MAX_FRUITLESS_HOPS = 3
@@ -70,7 +79,11 @@ class StreamActor(SupervisedActor):
         try:
             self._attempt_once(message)
         except GeminiStreamsError as error:
-            failed = AttemptFailed(error)
+            failed = AttemptFailed(cleaned(error, self._session.target.scrub))
+        except Exception as bug:  # noqa: BLE001 - its text and its frames may hold the prompt: no report gets them
+            kind = type(bug).__name__
+            _log.error("stream_crashed", stream_id=self._session.stream_id, reason=kind, trace=trace_of(bug))
+            failed = AttemptFailed(StreamCrashedError(f"the stream's actor crashed: {kind}"))
         else:
             return
         raise failed
@@ -155,8 +168,8 @@ class StreamActor(SupervisedActor):
             if error is not None:
                 raise error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
             raise UnexpectedResponseError(
-                f"the answer is no event stream but {kind}: does the base URL {session.target.base_url} lead to the"
-                " Gemini API?"
+                f"the answer is no event stream but {session.target.words(kind)}: does the base URL"
+                f" {session.target.base_url} lead to the Gemini API?"
             )
         if 300 <= status < 400:
             raise UnexpectedResponseError(

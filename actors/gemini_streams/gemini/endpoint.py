@@ -18,6 +18,8 @@ The rules (google-genai's where it has one, the contract's for the rest):
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -25,21 +27,19 @@ import ipaddress
 import os
 import platform
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from requests.utils import get_environ_proxies
 
 from gemini_streams.errors import InvalidRequestError, MissingCredentialsError
+from gemini_streams.gemini.scrub import MOST_WORDS, Scrubber, in_words
 
 __all__ = ["DEFAULT_BASE_URL", "Endpoint", "Gemini", "Secret", "Target"]
 
 DEFAULT_BASE_URL = "https://generativelanguage.googleapis.com"
 API_VERSION = "v1beta"
-MASK = "[key]"
-"""What stands where a secret stood."""
-
 _VERTEX_SWITCHES = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
 """In order of precedence: the first that is set decides."""
 
@@ -139,8 +139,8 @@ class _HeaderValue(str):
 class Endpoint(Protocol):
     """What a stream needs of a service: a value that can be resolved."""
 
-    def resolve(self, environ: Mapping[str, str] = ...) -> Target:
-        """Read the environment, check everything and answer where requests go.
+    def resolve(self, environ: Mapping[str, str] | None = None) -> Target:
+        """Read the environment (`None`: the process's), check everything and answer where requests go.
 
         Raises `MissingCredentialsError` or `InvalidRequestError`.
         """
@@ -228,17 +228,17 @@ class Gemini:
             self.allow_plain_http,
         )
 
-    def resolve(self, environ: Mapping[str, str] = os.environ) -> Target:
+    def resolve(self, environ: Mapping[str, str] | None = None) -> Target:
         """Answer where requests go, from the arguments and the environment.
 
-        `environ` stands in for the environment in all but the proxies, which requests reads itself.
+        `environ` stands in for the process's environment in all but the proxies, which requests reads itself.
 
         Raises:
             MissingCredentialsError: no key anywhere.
             InvalidRequestError: a value that cannot be right, or that asks for Vertex AI.
 
         """
-        env = _Environment(environ)
+        env = _Environment(os.environ if environ is None else environ)
         del environ  # a traceback that shows locals would show the whole of it
         key = _key(self.api_key, env)
         base = _base(self.base_url, env)
@@ -251,7 +251,17 @@ class Gemini:
 class Target:
     """A checked endpoint: what a connection needs to know. Immutable; all that is asked of it is cheap."""
 
-    __slots__ = ("_headers", "_key", "_proxies", "base_url", "host", "pool_key", "verify")
+    __slots__ = (
+        "_headers",
+        "_key",
+        "_proxies",
+        "_scrubber",
+        "base_url",
+        "host",
+        "identity",
+        "pool_key",
+        "verify",
+    )
 
     base_url: str
     """Scheme, host, port and path, without a slash at the end."""
@@ -260,9 +270,12 @@ class Target:
     """What requests takes as `verify`. A path was not looked at."""
     pool_key: tuple[object, ...]
     """Equal for targets that can share connections. Holds no plain secret."""
+    identity: tuple[str, str]
+    """Equal for targets that are one tenant of one service: the base URL, and a digest of key and headers."""
     _key: Secret
     _headers: Pairs
     _proxies: Pairs
+    _scrubber: Scrubber
 
     def __init__(
         self,
@@ -281,6 +294,8 @@ class Target:
         put("_key", key)
         put("_headers", headers)
         put("_proxies", proxies)
+        told = [key.reveal(), *(part for name, value in headers for part in (name.lower(), value.reveal()))]
+        put("identity", (base_url, Secret("\n".join(told)).fingerprint))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a target is immutable")
@@ -303,7 +318,7 @@ class Target:
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
         """Return what is equal for requests that share a quota: one's 429 is a word to all of them."""
-        return (self.base_url, self._key.fingerprint, model_path(model))
+        return (*self.identity, model_path(model))
 
     def headers(self) -> dict[str, str]:
         """Return a fresh dict of the request's headers, secret ones as a `str` that prints masked."""
@@ -326,17 +341,61 @@ class Target:
         return {scheme: _HeaderValue(url.reveal()) for scheme, url in self._proxies}
 
     def scrub(self, value: T) -> T:
-        """Return `value` (text, or decoded JSON) with `[key]` wherever one of our secrets stood."""
-        return cast("T", _scrubbed(value, self._needles()))
+        """Return `value` (text, or decoded JSON) with `[key]` wherever one of our secrets stood (`scrub`)."""
+        return self._known.scrub(value)
 
-    def _needles(self) -> tuple[Secret, ...]:
-        found = [self._key]
-        found += [value for name, value in self._headers if _SECRET_NAME.search(name)]
-        found += [Secret(p) for _, url in self._proxies if (p := urlsplit(url.reveal()).password)]
-        return tuple(secret for secret in found if secret)
+    def words(self, text: str, most: int = MOST_WORDS) -> str:
+        """Return what a server or proxy said as an error may repeat it: one line, without our secrets, cut."""
+        return in_words(text, self.scrub, most)
+
+    @property
+    def _known(self) -> Scrubber:
+        try:
+            return self._scrubber
+        except AttributeError:
+            scrubber = Scrubber(self._secrets(), self._pairs())
+            object.__setattr__(self, "_scrubber", scrubber)
+            return scrubber
+
+    def _secrets(self) -> Iterator[str]:
+        yield self._key.reveal()
+        for name, value in self._headers:
+            yield from _secrets_of_header(name.lower(), value.reveal())
+        for _, url in self._proxies:
+            parts = urlsplit(url.reveal())
+            user, password = parts.username or "", parts.password or ""
+            # A user without a password, or as long as a key, is one.
+            for secret in (password, user if not password or len(user) >= _LONG else ""):
+                yield from {secret, unquote(secret)} - {""}
+
+    def _pairs(self) -> Iterator[str]:
+        for _, url in self._proxies:
+            parts = urlsplit(url.reveal())
+            if parts.username or parts.password:
+                yield f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
 
 
 _SECRET_NAME = re.compile(r"auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
+_OPEN_NAMES = frozenset({"accept-language", "user-agent", "x-goog-api-client", "x-goog-user-project"})
+"""Headers whose values are no secrets, and stand in errors that tell of them."""
+_LONG = 8
+"""Characters; a shorter part of a header's value, or user's name, is not masked for itself."""
+
+
+def _secrets_of_header(name: str, value: str) -> Iterator[str]:
+    """Find what of a header's value must not be shown, as a whole and in parts: a server may repeat a part."""
+    if name in _OPEN_NAMES or not value:
+        return
+    if len(value) >= _LONG or _SECRET_NAME.search(name):
+        yield value
+    for part in re.split(r"[\s;,=]+", value):
+        if len(part) < _LONG:
+            continue
+        yield part
+        if value.lower().startswith("basic "):
+            with contextlib.suppress(ValueError):
+                pair = base64.b64decode(part + "=" * (-len(part) % 4)).decode("utf-8", "replace")
+                yield from filter(None, (pair, pair.partition(":")[2]))
 
 
 def model_path(model: object) -> str:
@@ -565,22 +624,3 @@ def _product() -> str:
     except importlib.metadata.PackageNotFoundError:
         version = "0"
     return f"gemini-streams/{version}"
-
-
-def _scrubbed(value: Any, needles: tuple[Secret, ...]) -> Any:
-    if isinstance(value, str):
-        for needle in needles:
-            value = _without(value, needle.reveal())
-        return value
-    if isinstance(value, dict):
-        return {_scrubbed(k, needles): _scrubbed(v, needles) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_scrubbed(item, needles) for item in value]
-    return value
-
-
-def _without(text: str, secret: str) -> str:
-    if len(secret) >= 8:
-        return text.replace(secret, MASK)
-    # A key this short is a test's: it is part of ordinary words, and only as a word of its own it is the key.
-    return re.sub(rf"(?<![A-Za-z0-9_-]){re.escape(secret)}(?![A-Za-z0-9_-])", MASK, text)

@@ -10,7 +10,8 @@ The rules (google.rpc's error model, RFC 9110, recorded answers):
 - `retry_at` is the latest of what `Retry-After` and every `RetryInfo` in the details ask for. What cannot
   be read is left out.
 - An error is bounded in size and has no secret of ours in it, whoever wrote it there: all goes through
-  `scrub`.
+  `scrub`, after it was decoded and before it is cut. `cleaned` does that for an error of any kind, as the last thing
+  before it leaves its attempt.
 """
 
 from __future__ import annotations
@@ -28,10 +29,19 @@ from typing import Any
 
 import msgspec
 
-from gemini_streams.errors import APIError
+from gemini_streams.errors import APIError, GeminiStreamsError
 from gemini_streams.gemini.generate import error_of
+from gemini_streams.gemini.scrub import in_words
 
-__all__ = ["RETRYABLE", "error_from_event", "find_error", "is_retryable", "parse_error", "retry_after"]
+__all__ = [
+    "RETRYABLE",
+    "cleaned",
+    "error_from_event",
+    "find_error",
+    "is_retryable",
+    "parse_error",
+    "retry_after",
+]
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses that can be gone a moment later; google-genai's list."""
@@ -39,6 +49,7 @@ RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 MAX_BODY = 1 << 20
 """Bytes of an error's body that are looked at."""
 MAX_MESSAGE = 2_000
+MAX_STATUS = 100
 MAX_EXCERPT = 200
 MAX_DEPTH = 32
 """Levels of nesting that are kept of an error's details."""
@@ -142,6 +153,18 @@ def retry_after(value: str, *, now: float) -> float | None:
         return None
 
 
+def cleaned(error: GeminiStreamsError, scrub: Scrub) -> GeminiStreamsError:
+    """Take our secrets out of an error's text, status and details, and bound them; answers the same error."""
+    error.args = tuple(
+        _cut(scrub(arg[: 4 * MAX_MESSAGE]), MAX_MESSAGE) if isinstance(arg, str) else arg
+        for arg in error.args
+    )
+    if isinstance(error, APIError):
+        error.status = _cut(scrub(error.status[: 4 * MAX_STATUS]), MAX_STATUS)
+        error.details = _bounded(error.details, scrub)
+    return error
+
+
 # -- an error's parts ----------------------------------------------------------------------------------------
 
 
@@ -156,8 +179,8 @@ def _api_error(
     message = error.get("message")
     return APIError(
         code,
-        _cut(scrub(status), 100) if isinstance(status, str) else "",
-        _cut(scrub(message), MAX_MESSAGE) if isinstance(message, str) else "",
+        _cut(scrub(status[: 4 * MAX_STATUS]), MAX_STATUS) if isinstance(status, str) else "",
+        _cut(scrub(message[: 4 * MAX_MESSAGE]), MAX_MESSAGE) if isinstance(message, str) else "",
         _bounded(details, scrub),
         retryable=is_retryable(code, details),
         retry_at=max((t for t in times if t is not None), default=None),
@@ -171,8 +194,10 @@ def _bounded(details: list[Any], scrub: Scrub) -> list[Any]:
     for detail in details:
         if not _is_shallow(detail, MAX_DEPTH):
             continue
-        clean = scrub(detail)
         try:
+            if len(msgspec.json.encode(detail)) > 4 * room:
+                break
+            clean = scrub(detail)
             room -= len(msgspec.json.encode(clean))
         except ValueError:  # half a character
             continue
@@ -233,14 +258,13 @@ def _json(body: bytes) -> Any:
 
 
 def _excerpt(body: bytes, scrub: Scrub) -> str:
-    """Return a line of what a page says, for people. Scrubbed before it is cut: half a key is one too."""
-    text: str = scrub(body[:65536].decode("utf-8", "replace"))[:8192]
+    """Return a line of what a page says, for people."""
+    text = body[:65536].decode("utf-8", "replace")
     if re.match(r"\s*<", text):
         title = re.search(r"<title[^>]{0,200}>([^<]{1,500})", text, re.IGNORECASE)
         text = title[1] if title else re.sub(r"<[^<>]{0,1000}>", " ", text)
         text = html.unescape(text)
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return _cut(" ".join(text.split()), MAX_EXCERPT)
+    return in_words(text, scrub, MAX_EXCERPT)
 
 
 def _phrase(status: int) -> str:
