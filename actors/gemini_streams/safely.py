@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from gemini_streams.traces import trace_of
 from pykka_supervisor.log import contain, get_logger
 
 __all__ = ["safely"]
@@ -23,6 +24,8 @@ def safely(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
     try:
         return step(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - whatever one step raises, the next one is taken
-        _log.error("step_failed", step=getattr(step, "__qualname__", type(step).__name__), exc_info=error)
+        _log.error(
+            "step_failed", step=getattr(step, "__qualname__", type(step).__name__), trace=trace_of(error)
+        )
         contain(error)
         return None

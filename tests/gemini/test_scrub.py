@@ -22,8 +22,8 @@ KEY = "AIzaSyD-very_secret.1234567890+/x"
 PASSWORD = "p@ss/w+rd & more"
 
 
-def _each(form: str) -> Callable[[str], str]:
-    return lambda text: "".join(form.format(ord(c), c) for c in text)
+def _each(form: str, most: int = 0x10FFFF) -> Callable[[str], str]:
+    return lambda text: "".join(form.format(ord(c)) if ord(c) <= most else c for c in text)
 
 
 def _named(text: str) -> str:
@@ -39,8 +39,8 @@ def _b64(before: int, *, urlsafe: bool = False) -> Callable[[str], str]:
 LAYERS: dict[str, Callable[[str], str]] = {
     "raw": lambda text: text,
     "percent": lambda text: urllib.parse.quote(text, safe=""),
-    "percent, every character, upper": _each("%{0:02X}"),
-    "percent, every character, lower": _each("%{0:02x}"),
+    "percent, every character, upper": _each("%{0:02X}", 0xFF),
+    "percent, every character, lower": _each("%{0:02x}", 0xFF),
     "form": urllib.parse.quote_plus,
     "entities, decimal": _each("&#{0};"),
     "entities, decimal, zeros in front": _each("&#00000{0};"),
@@ -53,8 +53,8 @@ LAYERS: dict[str, Callable[[str], str]] = {
     "JSON, slashes": lambda text: text.replace("/", "\\/"),
     "Go's JSON": lambda text: text.replace("&", "\\u0026").replace("<", "\\u003c"),
     "repr": repr,
-    "backslash x": _each("\\x{0:02x}"),
-    "octal": _each("\\{0:03o}"),
+    "backslash x": _each("\\x{0:02x}", 0xFF),
+    "octal": _each("\\{0:03o}", 0xFF),
     "JavaScript": _each("\\u{{{0:x}}}"),
 }
 LAST_LAYERS: dict[str, Callable[[str], str]] = {
