@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import pykka
 
-from . import _pykka
+from . import _pykka, forks
 from ._pykka import Envelope
 from .incarnation import current_incarnation
 
@@ -30,6 +30,9 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     - `stop()` calls the actor's `interrupt()` and returns when its thread has ended; for a
       supervisor, when the threads of its children have.
     - `join()` and `dead_letters`.
+
+    In a child that was forked from the actor's process, the actor is dead: `is_alive()` is False, and all
+    else that reaches for it raises `pykka.ActorDeadError` at once.
     """
 
     actor_inbox: Mailbox
@@ -38,6 +41,10 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     def bind(self, cell: Cell) -> None:
         """Tie it to its cell; called once, by that."""
         self._cell = cell
+
+    def is_alive(self) -> bool:
+        """Whether the actor lives, or is being restarted; False in a child forked from its process."""
+        return not (self._cell.home.forked or self.actor_stopped.is_set())
 
     @property
     def dead_letters(self) -> int:
@@ -111,6 +118,8 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     def request_stop(self) -> pykka.Future[bool]:
         """Queue a stop and interrupt the actor; the future resolves when its thread has ended."""
         cell = self._cell
+        if cell.home.forked:
+            raise forks.refusal(self)
         asked = _pykka.create_future(self.actor_class)
         incarnation = cell.incarnation
         try:
@@ -144,6 +153,8 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         For a supervisor: until its children's threads are gone as well. A thread that had to be
         abandoned is not waited for. Nothing is stopped by it.
         """
+        if self._cell.home.forked:
+            raise forks.refusal(self)
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.actor_stopped.wait(timeout):
             return False
@@ -188,7 +199,10 @@ def _is_below(cell: Cell | None, root: Cell) -> bool:
 def _cell_of(ref: pykka.ActorRef[Any]) -> Cell:
     if not isinstance(ref, SupervisedRef):
         raise TypeError(f"{ref} is not the ref of a supervised actor")
-    return ref._cell  # noqa: SLF001
+    cell = ref._cell  # noqa: SLF001
+    if cell.home.forked:
+        raise forks.refusal(ref)
+    return cell
 
 
 def kill(ref: pykka.ActorRef[Any]) -> bool:
