@@ -9,7 +9,8 @@ import pykka
 
 from . import _pykka, forks
 from ._pykka import Envelope
-from .incarnation import current_incarnation
+from .incarnation import DEFAULT_SHUTDOWN, current_incarnation
+from .log import flush
 
 if TYPE_CHECKING:
     from .incarnation import Cell
@@ -107,13 +108,23 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         """Stop the actor after what is in its inbox now; as `pykka.ActorRef.stop`.
 
         True if it was alive, False if it was dead already; `pykka.Timeout` after `timeout` seconds.
-        Whether a supervisor then starts it again is a matter of its restart type. Called by
+        Whether a supervisor then starts it again is a matter of its restart type. With `block`, the
+        stop of a whole tree also waits until its log lines are written, for at most the root's `shutdown`. Called by
         `ActorRegistry.stop_all()`, it ends the whole tree that the actor is in, in its order.
         """
         future = self._stop_tree(wait=block) if _pykka.called_from_stop_all() else self.request_stop()
-        if block:
-            return future.get(timeout=timeout)
-        return future
+        if not block:
+            return future
+        until = None if timeout is None else time.monotonic() + timeout
+        was_alive = future.get(timeout=timeout)
+        if self._cell.supervisor is None and self._cell.has_children():
+            self._flush_logs(until)
+        return was_alive
+
+    def _flush_logs(self, until: float | None) -> None:
+        """Wait for the lines that tell of an actor's end, until then and not for longer than its `shutdown`."""
+        allowed = DEFAULT_SHUTDOWN if self._cell.shutdown is None else self._cell.shutdown
+        flush(allowed if until is None else max(0.0, min(allowed, until - time.monotonic())))
 
     def request_stop(self) -> pykka.Future[bool]:
         """Queue a stop and interrupt the actor; the future resolves when its thread has ended."""
