@@ -37,7 +37,7 @@ from gemini_streams.errors import (
     UnexpectedResponseError,
 )
 from gemini_streams.gemini.endpoint import Gemini
-from gemini_streams.iterate import astream, stream
+from gemini_streams.iterate import AsyncStream, Stream, afollow, astream, follow, stream
 from gemini_streams.manager import ManagerActor, ManagerRef
 from gemini_streams.messages import (
     Drain,
@@ -64,6 +64,7 @@ __all__ = [
     "FROM_START",
     "APIError",
     "Answer",
+    "AsyncStream",
     "ConnectionFailedError",
     "ConnectionLostError",
     "DeadlineExceededError",
@@ -93,6 +94,7 @@ __all__ = [
     "SlowSubscriberError",
     "StartStream",
     "StopStream",
+    "Stream",
     "StreamComplete",
     "StreamCrashedError",
     "StreamEndedError",
@@ -109,6 +111,8 @@ __all__ = [
     "SubscriberActor",
     "UnexpectedResponseError",
     "Unsubscribe",
+    "afollow",
     "astream",
+    "follow",
     "stream",
 ]

@@ -116,6 +116,14 @@ class Answer:
             ValueError: it is another stream's, or comes behind the last message.
 
         """
+        if (
+            type(message) is StreamEvent  # the next one, as most are: it needs none of the looks below
+            and message.sequence == self._next
+            and message.stream_id == self._stream_id
+            and self._last is None
+        ):
+            self._read(message)
+            return
         if not isinstance(message, SubscriberMessage):
             raise TypeError(
                 f"an answer is made of what a stream sends its subscribers, not of {type(message).__name__}"
@@ -136,7 +144,6 @@ class Answer:
             case StreamEvent():
                 self._expect(message.sequence)
                 self._read(message)
-                self._next = message.sequence + 1
             case EventsDropped():
                 self._expect(message.first_sequence)
                 self._gaps.append((message.first_sequence, message.count))
@@ -285,6 +292,7 @@ class Answer:
             self._calls += [(event.sequence, call) for call in event.function_calls]
         self._sequences.append(event.sequence)
         self._pieces.append(piece)
+        self._next = event.sequence + 1
         usage = event.usage
         if usage is not None:
             self._usage = usage

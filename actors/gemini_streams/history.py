@@ -15,7 +15,15 @@ from collections import deque
 from gemini_streams.errors import HistoryGoneError, InvalidRequestError
 from gemini_streams.options import After, FromStart
 
-__all__ = ["History"]
+__all__ = ["ALL_KEPT", "History"]
+
+
+class _AllKept(FromStart):
+    """The type of `ALL_KEPT`."""
+
+
+ALL_KEPT = _AllKept()
+"""As `FROM_START`, but what is no longer kept is left out: for a start that joins a stream."""
 
 
 class History:
@@ -63,7 +71,10 @@ class History:
             return None, []
         void: int | None = None
         start = 0
-        if not isinstance(after, FromStart):
+        entries = self._entries
+        if isinstance(after, _AllKept):
+            start = entries[0][0] if entries else next_sequence
+        elif not isinstance(after, FromStart):
             if after[0] > attempt or (after[0] == attempt and after[1] >= next_sequence):
                 raise InvalidRequestError(
                     f"after={after!r} lies ahead of the stream, which is at attempt {attempt},"
@@ -77,7 +88,6 @@ class History:
                 start = void = earliest
         if start >= next_sequence:
             return void, []
-        entries = self._entries
         if not entries or entries[0][0] > start:
             raise HistoryGoneError(
                 f"events from {start} on are no longer kept: this stream keeps {self.limit} bytes of history"

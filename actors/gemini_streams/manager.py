@@ -28,7 +28,6 @@ from gemini_streams.errors import (
     GeminiStreamsError,
     InvalidRequestError,
     MissingCredentialsError,
-    StreamEndedError,
     StreamExistsError,
 )
 from gemini_streams.gemini.endpoint import Target, model_path
@@ -137,7 +136,6 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         """End the whole tree in order: every stream gets its last message, and no thread is left.
 
         As `pykka.ActorRef.stop`; waits, at most `timeout` seconds (`pykka.Timeout`), for the end of the last thread.
-        The tree's log lines are written by then, unless that takes longer than the manager's `shutdown`.
         """
         tree = supervisor_of(self)
         stopping = super().stop(block=False)
@@ -148,7 +146,6 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
             left = None if until is None else max(0.0, until - time.monotonic())
             if tree is not None and not tree.join(left):
                 raise pykka.Timeout(f"{timeout} seconds")
-            self._flush_logs(until)
             return was_alive
 
         if block:
@@ -277,10 +274,8 @@ class ManagerActor(SupervisedActor):
                         " key or headers are others"
                     )
                 for ref in subscribers:
-                    try:
-                        self._add(session, ref, None, None)
-                    except StreamEndedError:
-                        session.tell_end(ref)
+                    if session.join(ref) is not None:
+                        self._table.watch(ref, session)
                 return stream_id
         self._table.check_admission()
         session = Session(
@@ -323,14 +318,8 @@ class ManagerActor(SupervisedActor):
             raise InvalidRequestError(
                 f"flow must be a FlowControl or None, not {type(request.flow).__name__}"
             )
-        self._add(
-            self._table.find(_named(request.stream_id)), ref, _checked_after(request.after), request.flow
-        )
-
-    def _add(
-        self, session: Session, ref: pykka.ActorRef[Any], after: After, flow: FlowControl | None
-    ) -> None:
-        if session.subscribe(ref, after, flow) is not None:
+        session = self._table.find(_named(request.stream_id))
+        if session.subscribe(ref, _checked_after(request.after), request.flow) is not None:
             self._table.watch(ref, session)
 
     def _unsubscribe(self, request: Unsubscribe) -> bool:
@@ -431,6 +420,8 @@ def _subscriber(given: Any) -> pykka.ActorRef[Any]:
 
 def _subscribers(given: Any) -> list[pykka.ActorRef[Any]]:
     """Return the refs of a request's `subscriber`; raises `InvalidRequestError` where one is none, or dead."""
+    if given is None:
+        raise InvalidRequestError("a stream needs at least one subscriber")
     several = isinstance(given, Collection) and not isinstance(given, str | bytes)
     refs = [_subscriber(ref) for ref in (given if several else [given])]
     if not refs:

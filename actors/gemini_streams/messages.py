@@ -51,9 +51,12 @@ class _Contents(msgspec.Struct, frozen=True):
 
 
 class StartStream(_Contents, frozen=True, kw_only=True):
-    """Ask for a stream; answered with its id. An option not given here is the manager's."""
+    """Ask for a stream; answered with its id. An option not given here is the manager's.
 
-    subscriber: Subscriber | Sequence[Subscriber]
+    `subscriber` is one ref or several. An iterator (`stream()`, `answers()`) subscribes itself, and needs none here.
+    """
+
+    subscriber: Subscriber | Sequence[Subscriber] | None = None
     stream_id: str | None = None
     tag: Any = None
     model: str | msgspec.UnsetType = msgspec.UNSET
@@ -87,7 +90,10 @@ class Subscribe(msgspec.Struct, frozen=True):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
-    """Leave a stream: `True` if it left. After the answer nothing more is put into that inbox."""
+    """Leave a stream: `True` if it left. After the answer nothing more is put into that inbox.
+
+    The leaving of the last subscriber ends the stream, or lets it run on for `keep`.
+    """
 
     stream_id: str
     subscriber: Subscriber

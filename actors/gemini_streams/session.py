@@ -42,7 +42,7 @@ from gemini_streams.exchange import Exchange
 from gemini_streams.gemini.endpoint import Target
 from gemini_streams.gemini.generate import Meaning, add_usage
 from gemini_streams.gemini.request import BuiltRequest, encode_body, with_token
-from gemini_streams.history import History
+from gemini_streams.history import ALL_KEPT, History
 from gemini_streams.lifecycle import ENDED, follow
 from gemini_streams.messages import (
     Status,
@@ -275,13 +275,12 @@ class Session:
             self._join(subscription)
             return subscription
 
-    def tell_end(self, ref: pykka.ActorRef[Any]) -> None:
-        """Give the last message of an ended stream to a subscriber that has not had it."""
-        with self.lock:
-            if self._last is None or self._told is None or ref.actor_urn in self._told:
-                return
-            self._told.add(ref.actor_urn)
-            Subscription(self, ref, self.options.flow).finish(self._last)
+    def join(self, ref: pykka.ActorRef[Any]) -> Subscription | None:
+        """Add a subscriber by a start that found this stream running or lingering: it is given all that is kept.
+
+        `None` where it is a subscriber already, or has been given the end.
+        """
+        return None if ref.actor_urn in self.told else self.subscribe(ref, ALL_KEPT, None)
 
     def unsubscribe(self, urn: str, *, gone: bool = False) -> bool:
         """Let a subscriber go without a last message; the last one's leaving ends the stream unless it is kept.

@@ -35,12 +35,7 @@ class RemoteError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The base of all reasons. `str()` of one is a line for a log: its name, and what there is to say of it."""
-
-    def __str__(self) -> str:
-        said = getattr(self, "cause", "") or getattr(self, "detail", "")
-        name = type(self).__name__
-        return f"{name}: {said}" if said else name
+    """The base of all reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +79,6 @@ class Gone(Exit):
     """
 
     zombie: bool = False
-
-    def __str__(self) -> str:
-        return "Gone: a zombie" if self.zombie else "Gone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from gemini_streams import (
 )
 from gemini_streams import GeminiStreamsError as AnyError
 from gemini_streams.delivery import ControlBatch
-from gemini_streams.iterate import AsyncStream, Stream, _AsyncInbox, astream, stream
+from gemini_streams.iterate import AsyncStream, Stream, astream, stream
+from gemini_streams.iterate.asynchronous import AsyncInbox
 from gemini_streams.testing import Failure, LocalGemini, Reply
 from pykka_supervisor import kill
 from pykka_supervisor.mailbox import Envelope
@@ -258,9 +259,11 @@ def test_it_starts_when_it_is_entered_or_asked(gemini: LocalGemini, manager: Sta
     assert ref.get_stats().started == 2
 
 
-@pytest.mark.parametrize("way", ["with", "break", "exception", "collected", "cycle", "cancel"])
+@pytest.mark.parametrize("way", ["with", "break", "exception", "close", "collected", "cycle", "cancel"])
 @pytest.mark.parametrize("keep", [0.0, 60.0])
-def test_left_early_it_is_stopped(gemini: LocalGemini, manager: StartManager, way: str, keep: float) -> None:
+def test_left_early_it_ends_unless_it_is_kept(
+    gemini: LocalGemini, manager: StartManager, way: str, keep: float
+) -> None:
     gemini.on("why", Reply("one two three", hold_after=2))
     ref = manager(keep=keep)
 
@@ -291,10 +294,21 @@ def test_left_early_it_is_stopped(gemini: LocalGemini, manager: StartManager, wa
                 next(answer)
                 answer.cancel()
                 assert list(answer) == []
+            case "close":
+                answer = stream(ref, "why")
+                next(answer)
+                answer.close()
+                assert list(answer) == []
 
     began = time.monotonic()
     leave()
     record = gemini.wait_request(1)
+    if keep and way != "cancel":
+        [stream_id] = ref.list_streams()
+        eventually(lambda: ref.get_stats().total_subscribers == 0)
+        assert ref.get_stream_info(stream_id).status == "active"
+        assert record.closed_at is None
+        return
     record.wait_closed()
     assert record.client_closed
     assert record.closed_at is not None
@@ -376,7 +390,7 @@ def settled(look: Callable[[], int], still: float = 0.15, timeout: float = 10.0)
     return last
 
 
-def inbox_events(answer: Stream) -> int:
+def inbox_events(answer: Stream[Any]) -> int:
     subscription: Any = answer._batch and answer._batch.subscription
     return 0 if subscription is None else subscription._sent - subscription._acked
 
@@ -417,7 +431,7 @@ def test_nonsense_is_refused_at_once(manager: StartManager) -> None:
     with pytest.raises(errors.InvalidRequestError):
         next(stream(ref, "why", deadline=-1))
     with pytest.raises(TypeError):
-        stream(ref, "why", subscriber=ref)
+        stream(ref, "why", subscriber=ref)  # type: ignore[call-overload]
 
 
 # -- asyncio ----------------------------------------------------------------------------------------
@@ -474,7 +488,7 @@ def test_the_loop_is_never_blocked(gemini: LocalGemini, manager: StartManager) -
 
 
 def test_an_inbox_that_never_runs_dry_leaves_the_loop_to_others() -> None:
-    inbox = _AsyncInbox()
+    inbox = AsyncInbox()
     for number in range(200_000):
         inbox.put(Envelope(number))
 
@@ -517,7 +531,7 @@ async def at_the_gate(gemini: LocalGemini) -> None:
 
 @pytest.mark.parametrize("keep", [0.0, 60.0])
 @pytest.mark.parametrize("way", ["break", "cancelled", "timeout", "exception", "closed"])
-def test_left_early_an_async_one_is_stopped(
+def test_left_early_an_async_one_ends_unless_it_is_kept(
     gemini: LocalGemini, manager: StartManager, way: str, keep: float
 ) -> None:
     gemini.on("why", Reply("one two three", hold_after=2))
@@ -559,9 +573,10 @@ def test_left_early_an_async_one_is_stopped(
                 await read()
 
     asyncio.run(main())
-    if way == "closed" and keep:  # a subscriber that died: the stream is kept; dropping the iterator stops it
-        outlives.clear()
-        gc.collect()
+    if keep:
+        eventually(lambda: ref.get_stats().total_subscribers == 0)
+        assert ref.get_stats().streams_by_status == {"active": 1}
+        return
     gemini.wait_request(1).wait_closed(2)
     eventually(lambda: ref.get_stats().stopped == 1)
 
@@ -604,7 +619,8 @@ def test_a_task_that_is_cancelled_while_it_starts(
 
     asyncio.run(main())
     stats = ref.get_stats()
-    assert stats.started == stats.stopped
+    assert stats.total_subscribers == 0
+    assert stats.stopped == (0 if keep else stats.started)
     gemini.gate("why").open()
 
 

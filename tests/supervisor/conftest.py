@@ -11,11 +11,11 @@ import pytest
 
 from pykka_supervisor import SYSTEM_CLOCK, leaked_threads, names
 
-_SHARED_THREADS = frozenset({"pykka-supervisor-timers", "pykka-supervisor-log"})
+_TIMER_THREAD = "pykka-supervisor-timers"
 
 
 def _others() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name not in _SHARED_THREADS}
+    return {thread for thread in threading.enumerate() if thread.name != _TIMER_THREAD}
 
 
 @pytest.fixture(autouse=True)
