@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytest
 
 from gemini_streams import ManagerActor, ManagerRef
 from gemini_streams.testing import LocalGemini
 from leftovers import Before
-from pykka_supervisor.testing import Probe, TestClock
+from pykka_supervisor.testing import Probe, TestClock, flush_logs
 from streams.helpers import BatchProbe
 
 if TYPE_CHECKING:
@@ -34,6 +34,22 @@ ONE_SERVER_A_MODULE = frozenset({"test_request_like_google"})
 """Google's client keeps its connection, and a server its thread, from one test of these modules to the next."""
 
 
+class FlushedLog:
+    """pytest's `caplog`; each look at it waits until what was logged before is written."""
+
+    def __init__(self, log: pytest.LogCaptureFixture) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        flush_logs()
+        return getattr(self._log, name)
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    return cast("pytest.LogCaptureFixture", FlushedLog(caplog))
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No thread, descriptor or actor outlives a test, and the process's logging is as it was."""
@@ -42,6 +58,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = Before()
     yield
+    flush_logs()
     before.check()
 
 

@@ -6,6 +6,7 @@ own. Thread-safe.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
@@ -41,3 +42,12 @@ def remaining(clock: Clock, key: Hashable) -> float:
     with _lock:
         until = _until.get(clock, {}).get(key)
     return 0.0 if until is None else max(0.0, until - clock.monotonic())
+
+
+def _after_fork_in_child() -> None:
+    """The lock may have been held by a thread that is not here. What was held back still is."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

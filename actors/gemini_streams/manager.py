@@ -136,6 +136,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         """End the whole tree in order: every stream gets its last message, and no thread is left.
 
         As `pykka.ActorRef.stop`; waits, at most `timeout` seconds (`pykka.Timeout`), for the end of the last thread.
+        The tree's log lines are written by then, unless that takes longer than the manager's `shutdown`.
         """
         tree = supervisor_of(self)
         stopping = super().stop(block=False)
@@ -146,6 +147,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
             left = None if until is None else max(0.0, until - time.monotonic())
             if tree is not None and not tree.join(left):
                 raise pykka.Timeout(f"{timeout} seconds")
+            self._flush_logs(until)
             return was_alive
 
         if block:

@@ -4,6 +4,14 @@ Actors that are restarted under the ref that everybody holds, supervisors with O
 monitors, timers, and an orderly end of the process. See docs/supervisor.md.
 """
 
+import sys as _sys
+
+if "t" in getattr(_sys, "abiflags", ""):
+    raise ImportError(
+        "pykka_supervisor does not run on free-threaded builds of CPython yet: its inboxes rely on the GIL."
+        " Use the ordinary build, python3.14 and not python3.14t."
+    )
+
 from .actor import DeferredReply, SupervisedActor
 from .child import ChildSpec, ChildSpecLike, sibling
 from .dynamic import DynamicSupervisor, DynamicSupervisorRef

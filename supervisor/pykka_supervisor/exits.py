@@ -35,7 +35,12 @@ class RemoteError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The base of all reasons."""
+    """The base of all reasons. `str()` of one is a line for a log: its name, and what there is to say of it."""
+
+    def __str__(self) -> str:
+        said = getattr(self, "cause", "") or getattr(self, "detail", "")
+        name = type(self).__name__
+        return f"{name}: {said}" if said else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,9 @@ class Gone(Exit):
     """
 
     zombie: bool = False
+
+    def __str__(self) -> str:
+        return "Gone: a zombie" if self.zombie else "Gone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import pykka
 from pykka import messages
 
-from . import _pykka, names
+from . import _pykka, forks, names
 from ._pykka import Envelope
 from .errors import ActorKilledError, IgnoreStart, StartError
 from .exits import Abandoned, Crash, Exit, Killed, Normal, Shutdown, StartFailed, is_abnormal
@@ -173,6 +173,7 @@ class Cell:
         "clock",
         "crash_on",
         "generation",
+        "home",
         "incarnation",
         "interruptible",
         "last_reason",
@@ -218,6 +219,7 @@ class Cell:
         self.max_buffered = max_buffered
         self.interruptible = has_interrupt(actor_class)
         self.lock = threading.Lock()
+        self.home = forks.here()
         self.generation = 0
         self.incarnation: Incarnation | None = None
         self.monitors: list[Callable[[Exit, bool], None]] | None = None
@@ -628,7 +630,8 @@ class Incarnation(Receiver):
             reason = Crash.of(error)
         finally:
             try:
-                self.cell.ended(self, reason)
+                if not self.cell.home.forked:
+                    self.cell.ended(self, reason)
             finally:
                 self.open_gate()
                 _current.incarnation = None
@@ -830,6 +833,10 @@ def has_interrupt(actor_class: type[pykka.ThreadingActor]) -> bool:
 
 
 def reset_after_fork() -> None:
-    """In a forked child: whoever forked is no actor's thread any more, and no thread is left behind here."""
-    _current.incarnation = None
+    """In a forked child: the thread that forked is no actor's any more, and no thread is left behind here."""
+    forking, _current.incarnation = _current.incarnation, None
+    if forking is not None:
+        # Should its handler return here, then it takes no message and calls no hook: all that is the parent's.
+        forking.retired = forking.abandoned = True
+        forking.reply_to = forking.deferring = forking.batch = None
     _leaked.clear()

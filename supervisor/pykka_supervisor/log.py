@@ -1,20 +1,44 @@
 """Structured log lines through structlog where the application has configured it, else through `logging`.
 
-A library must not decide where lines go. structlog that nobody has configured prints every line,
-debug included, to standard output; so without `structlog.configure()` the lines go to the standard
-library's logger of the same name, where nothing below WARNING shows unless the application says so.
-The question is asked anew for each line: an application may configure structlog after this import.
+The rules:
+
+- Where lines go is the application's choice. structlog that nobody has configured prints every line, debug
+  included, to standard output; so without `structlog.configure()` the lines go to the standard library's logger of
+  the same name, where nothing below WARNING shows unless the application says so. The question is asked anew for
+  each line: an application may configure structlog after this import.
+- A handler, a filter, a processor and a `repr` are the application's code and may block, raise, or ask an actor that
+  waits for the thread that logs. So a thread that logs only puts its line into a queue; one thread of the process
+  writes them, in order, and runs while there is something to write. The line keeps the time, the thread, the place
+  in the code and the context variables of the thread that logged it.
+- The queue holds `LIMIT` lines. Behind a handler that blocks, debug and info lines are lost first; how many were
+  lost is told in one warning line once there is room again.
+- All values are plain when they are written: strings, numbers, booleans, `None`, lists and dicts of these.
+- The end of a tree, and of the process, waits for its lines, but not for longer than they may take (`flush`).
 """
 
 from __future__ import annotations
 
+import atexit
+import contextvars
 import logging
+import os
+import sys
 import threading
+import time
 from typing import Any, Final
 
 import structlog
 
-__all__ = ["Log", "contain", "get_logger"]
+from .lossy import LossyQueue
+
+__all__ = ["LIMIT", "Log", "contain", "flush", "get_logger"]
+
+LIMIT: Final = 10_000
+"""Lines that wait to be written."""
+_LINGER: Final = 0.2
+"""Seconds that the writing thread waits for more."""
+_AT_EXIT: Final = 5.0
+"""Seconds that the end of the process waits for its lines."""
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -24,14 +48,196 @@ _LEVELS: Final = {
 }
 
 
-class Log:
-    """A logger by name; each method takes an event and its fields."""
+class _Line:
+    """One line on its way."""
 
-    __slots__ = ("_logger", "name")
+    __slots__ = (
+        "at",
+        "context",
+        "event",
+        "fields",
+        "function",
+        "level",
+        "log",
+        "number",
+        "path",
+        "thread",
+        "where",
+    )
+
+    def __init__(self, log: Log, level: str, event: str, fields: dict[str, Any]) -> None:
+        self.log = log
+        self.level = level
+        self.event = event
+        self.fields = fields
+        self.at = time.time()
+        self.context = contextvars.copy_context()
+        self.thread = threading.current_thread()
+        frame = sys._getframe(3)  # noqa: SLF001 - the line that calls `Log.info` and the like
+        self.path = frame.f_code.co_filename
+        self.where = frame.f_lineno
+        self.function = frame.f_code.co_name
+
+    def write(self) -> None:
+        """Give it to structlog or to `logging`; in the writing thread."""
+        log, event = self.log, self.event
+        exc_info = self.fields.pop("exc_info", None)
+        fields = {key: plain(value) for key, value in self.fields.items()}
+        if structlog.is_configured():
+            if exc_info is not None:
+                fields["exc_info"] = exc_info
+            write = getattr(structlog.get_logger(log.name), self.level)
+            self.context.run(write, event, **fields)
+            return
+        self.context.run(self._handle, event, fields, exc_info)
+
+    def _handle(self, event: str, fields: dict[str, Any], exc_info: BaseException | None) -> None:
+        logger = self.log.logger
+        said = "".join(f" {key}={value!r}" for key, value in fields.items())
+        told = None if exc_info is None else (type(exc_info), exc_info, exc_info.__traceback__)
+        record = logger.makeRecord(
+            self.log.name,
+            _LEVELS[self.level],
+            self.path,
+            self.where,
+            "%s%s",
+            (event, said),
+            told,
+            self.function,
+        )
+        written = record.created
+        record.created = self.at
+        record.msecs = self.at % 1 * 1000
+        record.relativeCreated -= (written - self.at) * 1000
+        record.thread = self.thread.ident
+        record.threadName = self.thread.name
+        logger.handle(record)
+
+
+class _Writer:
+    """The process's one thread that writes lines, and what waits for it."""
+
+    def __init__(self) -> None:
+        self.reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.reset)
+
+    def reset(self) -> None:
+        """At the start, and in a forked child: what waits is the parent's, and so is the thread."""
+        self._changed = threading.Condition(threading.Lock())
+        self._lines: LossyQueue[_Line] = LossyQueue(LIMIT)
+        self._in_hand: int | None = None  # the number of the line that is being written
+        self._thread: threading.Thread | None = None
+        self._parked = False
+        self._flushing = 0
+
+    def put(self, line: _Line) -> None:
+        """Have a line written; never waits."""
+        with self._changed:
+            self._lines.add(line.log.package, line, important=line.level in ("warning", "error"))
+            if self._parked:
+                self._parked = False
+                self._changed.notify_all()
+            elif self._thread is None:
+                self._start()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until what was put before is written; False after `timeout` seconds. In the writing thread: at once."""
+        until = time.monotonic() + timeout
+        with self._changed:
+            last = self._lines.added
+            self._flushing += 1
+            try:
+                while self._is_waiting(last):
+                    if self._thread is threading.current_thread():
+                        return False
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        return False
+                    if self._thread is None and not self._start():
+                        break
+                    self._changed.wait(left)
+                else:
+                    return True
+            finally:
+                self._flushing -= 1
+        # No thread can be started any more: the interpreter is ending.
+        while time.monotonic() < until:
+            with self._changed:
+                line = self._next()
+            if line is None:
+                return True
+            _write(line)
+        return False
+
+    def _is_waiting(self, last: int) -> bool:
+        oldest = self._lines.oldest if self._in_hand is None else self._in_hand
+        return oldest is not None and oldest <= last
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name="pykka-supervisor-log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
+    def _next(self) -> _Line | None:
+        """Take the next line, with the lock held."""
+        for package, count in self._lines.take_lost().items():
+            told = _Line(get_logger(package), "warning", "log_lines_lost", {"lines": count})
+            self._lines.add(package, told, important=True)
+        try:
+            self._in_hand, line = self._lines.take()
+        except IndexError:
+            self._in_hand = None
+            return None
+        return line
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._flushing:
+                    self._changed.notify_all()
+                line = self._next()
+                if line is None:
+                    self._parked = True
+                    self._changed.wait(_LINGER)
+                    line = self._next()
+                    if line is None and self._parked:
+                        self._parked = False
+                        self._thread = None
+                        return
+                    self._parked = False
+            if line is not None:
+                _write(line)
+                del line
+
+
+def _write(line: _Line) -> None:
+    try:
+        line.write()
+    except BaseException:  # noqa: BLE001
+        # The application's processor, filter or handler has raised: the next line is written all the same.
+        try:
+            line.log.logger.log(_LEVELS[line.level], "%s (it could not be written)", line.event)
+        except BaseException:  # noqa: BLE001
+            return
+
+
+_writer = _Writer()
+
+
+class Log:
+    """A logger by name; each method takes an event and its fields, and never waits."""
+
+    __slots__ = ("logger", "name", "package")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._logger = logging.getLogger(name)
+        self.package = name.partition(".")[0]
+        self.logger = logging.getLogger(name)
 
     def debug(self, event: str, **fields: Any) -> None:
         """Something a developer of the application may want to see."""
@@ -50,24 +256,42 @@ class Log:
         self._emit("error", event, fields)
 
     def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        try:
-            if structlog.is_configured():
-                getattr(structlog.get_logger(self.name), level)(event, **fields)
-                return
-            logger = self._logger
-            number = _LEVELS[level]
-            if logger.isEnabledFor(number):
-                exc_info = fields.pop("exc_info", None)
-                said = "".join(f" {key}={value!r}" for key, value in fields.items())
-                logger.log(number, "%s%s", event, said, exc_info=exc_info)
-        except BaseException as error:  # noqa: BLE001
-            # A value whose repr raises, or the application's own processor, must not end the actor that
-            # wanted to report something.
-            contain(error)
-            try:
-                self._logger.log(_LEVELS[level], "%s (its fields could not be shown)", event)
-            except BaseException as again:  # noqa: BLE001
-                contain(again)
+        if structlog.is_configured() or self._is_wanted(_LEVELS[level]):
+            _writer.put(_Line(self, level, event, fields))
+
+    def _is_wanted(self, level: int) -> bool:
+        """As `Logger.isEnabledFor`, which may wait: `logging` has a lock that it holds while it configures handlers."""
+        logger = self.logger
+        return (
+            not logger.disabled
+            and level > logging.root.manager.disable
+            and level >= logger.getEffectiveLevel()
+        )
+
+
+def plain(value: Any) -> Any:
+    """Return what a line shows of a value: strings, numbers, booleans and `None`, and lists and dicts of these."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    try:
+        if isinstance(value, dict):
+            return {str(key): plain(each) for key, each in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [plain(each) for each in value]
+        return str(value)
+    except BaseException:  # noqa: BLE001 - a value's own `__str__`
+        return f"<a {type(value).__name__} that could not be shown>"
+
+
+def flush(timeout: float) -> bool:
+    """Wait, at most `timeout` seconds, until every line that was logged before this call is written.
+
+    False where it took longer, and in the thread that writes: a handler's own call waits for nothing.
+    """
+    return _writer.flush(timeout)
+
+
+atexit.register(flush, _AT_EXIT)
 
 
 def contain(error: BaseException) -> None:

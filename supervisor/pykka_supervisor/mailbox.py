@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pykka
 
+from . import forks
 from ._pykka import ActorStop, Envelope
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _locked() -> threading.Lock:
 class Mailbox:
     """Many senders, one consumer. `put` never blocks."""
 
-    __slots__ = ("_gate", "_items", "_limit", "_lock", "_parked", "dead_letters", "owner")
+    __slots__ = ("_gate", "_home", "_items", "_limit", "_lock", "_parked", "dead_letters", "owner")
 
     def __init__(self) -> None:
         self._items: deque[Envelope[Any]] = deque()
@@ -63,6 +64,7 @@ class Mailbox:
         self._parked: threading.Lock | None = None
         self._gate = _OPEN
         self._limit = 0
+        self._home = forks.here()
         self.owner: object = "the actor"
         self.dead_letters = 0
         """Messages that were accepted and could not be handled, stop requests not counted."""
@@ -70,8 +72,10 @@ class Mailbox:
     def put(self, envelope: Envelope[Any], /) -> None:
         """Add a message, from any thread.
 
-        Raises `pykka.ActorDeadError` when the mailbox is closed.
+        Raises `pykka.ActorDeadError` when the mailbox is closed, and in a child forked from its process.
         """
+        if self._home.forked:
+            raise forks.refusal(self.owner)
         with self._lock:
             if not self._gate or self._admit(envelope):
                 self._items.append(envelope)
@@ -87,6 +91,8 @@ class Mailbox:
 
         Raises `pykka.ActorDeadError` when the mailbox is closed; then none was added.
         """
+        if self._home.forked:
+            raise forks.refusal(self.owner)
         refused = []
         with self._lock:
             if self._gate:
@@ -108,6 +114,8 @@ class Mailbox:
         The garbage collector calls those in whatever thread it runs in, wherever that is: they must wait for no
         lock. Raises `pykka.ActorDeadError` when the mailbox is closed.
         """
+        if self._home.forked:
+            raise forks.refusal(self.owner)
         if not self._lock.acquire(blocking=False):
             return False
         try:
@@ -160,7 +168,7 @@ class Mailbox:
     @property
     def closed(self) -> bool:
         """Whether `put` raises."""
-        return self._gate == _CLOSED
+        return self._gate == _CLOSED or self._home.forked
 
     def bound(self, limit: int) -> None:
         """While there is nobody to take them, keep at most `limit`; what comes then is a dead letter."""
@@ -190,13 +198,6 @@ class Mailbox:
         with self._lock:
             if self._parked is not None:
                 self._unpark()
-
-    def close_after_fork(self) -> None:
-        """In a forked child: close, whoever held the lock when the parent forked."""
-        self._lock = threading.Lock()
-        self._gate = _CLOSED
-        self._items = deque()
-        self._parked = None
 
     def _unpark(self) -> None:
         parked, self._parked = self._parked, None

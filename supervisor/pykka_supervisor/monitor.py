@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pykka
 
-from . import _pykka
+from . import _pykka, forks
 from .exits import GAVE_UP, Exit, Gone, Killed, NoProc, is_abnormal
 from .incarnation import Cell, Incarnation, current_incarnation
 from .log import get_logger
@@ -98,6 +98,8 @@ def monitor(
     told = MonitorRef(ref, _notifier(notify))
     if isinstance(ref, SupervisedRef):
         cell = ref._cell  # noqa: SLF001
+        if cell.home.forked:
+            raise forks.refusal(ref)
         with cell.lock:
             alive = cell.reason is None
             if alive:
@@ -108,6 +110,8 @@ def monitor(
                 cell.monitors.append(told.fire)
         if not alive:
             told.fire(NoProc(), restarting=False)
+    elif forks.is_forked(ref):
+        raise forks.refusal(ref)
     elif not ref.is_alive():
         told.fire(NoProc(), restarting=False)
     else:
@@ -123,7 +127,7 @@ def demonitor(monitor_ref: MonitorRef) -> bool:
     """
     cancelled = monitor_ref.cancel()
     ref = monitor_ref.ref
-    if cancelled and isinstance(ref, SupervisedRef):
+    if cancelled and isinstance(ref, SupervisedRef) and not ref._cell.home.forked:  # noqa: SLF001
         cell = ref._cell  # noqa: SLF001
         with cell.lock:
             if cell.monitors is not None:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pykka
 
-from . import _pykka, ending, incarnation, names
+from . import _pykka, ending, forks, incarnation, names
 from .log import get_logger
-from .mailbox import Mailbox
 from .monitor import reset_after_fork as forget_monitors_after_fork
 from .ref import SupervisedRef
 
@@ -57,11 +56,9 @@ def end_all_trees() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """No thread of the parent is here: every ref answers as a dead one's does."""
-    for ref in _pykka.forget_all_actors_after_fork():
-        inbox = ref.actor_inbox
-        if isinstance(inbox, Mailbox):
-            inbox.close_after_fork()
+    """No thread of the parent is here: every ref of the parent's is a dead actor's. Takes no lock."""
+    refs = _pykka.forget_all_actors_after_fork()
+    forks.leave_home(ref for ref in refs if not isinstance(ref, SupervisedRef))
     names.forget_after_fork()
     ending.forget_after_fork()
     forget_monitors_after_fork()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import pykka
 
-from . import _pykka
+from . import _pykka, forks
 from ._pykka import Envelope
-from .incarnation import current_incarnation
+from .incarnation import DEFAULT_SHUTDOWN, current_incarnation
+from .log import flush
 
 if TYPE_CHECKING:
     from .incarnation import Cell
@@ -30,6 +31,9 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     - `stop()` calls the actor's `interrupt()` and returns when its thread has ended; for a
       supervisor, when the threads of its children have.
     - `join()` and `dead_letters`.
+
+    In a child that was forked from the actor's process, the actor is dead: `is_alive()` is False, and all
+    else that reaches for it raises `pykka.ActorDeadError` at once.
     """
 
     actor_inbox: Mailbox
@@ -38,6 +42,10 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     def bind(self, cell: Cell) -> None:
         """Tie it to its cell; called once, by that."""
         self._cell = cell
+
+    def is_alive(self) -> bool:
+        """Whether the actor lives, or is being restarted; False in a child forked from its process."""
+        return not (self._cell.home.forked or self.actor_stopped.is_set())
 
     @property
     def dead_letters(self) -> int:
@@ -100,17 +108,29 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         """Stop the actor after what is in its inbox now; as `pykka.ActorRef.stop`.
 
         True if it was alive, False if it was dead already; `pykka.Timeout` after `timeout` seconds.
-        Whether a supervisor then starts it again is a matter of its restart type. Called by
+        Whether a supervisor then starts it again is a matter of its restart type. With `block`, the
+        stop of a whole tree also waits until its log lines are written, for at most the root's `shutdown`. Called by
         `ActorRegistry.stop_all()`, it ends the whole tree that the actor is in, in its order.
         """
         future = self._stop_tree(wait=block) if _pykka.called_from_stop_all() else self.request_stop()
-        if block:
-            return future.get(timeout=timeout)
-        return future
+        if not block:
+            return future
+        until = None if timeout is None else time.monotonic() + timeout
+        was_alive = future.get(timeout=timeout)
+        if self._cell.supervisor is None and self._cell.has_children():
+            self._flush_logs(until)
+        return was_alive
+
+    def _flush_logs(self, until: float | None) -> None:
+        """Wait for the lines that tell of an actor's end, until then and not for longer than its `shutdown`."""
+        allowed = DEFAULT_SHUTDOWN if self._cell.shutdown is None else self._cell.shutdown
+        flush(allowed if until is None else max(0.0, min(allowed, until - time.monotonic())))
 
     def request_stop(self) -> pykka.Future[bool]:
         """Queue a stop and interrupt the actor; the future resolves when its thread has ended."""
         cell = self._cell
+        if cell.home.forked:
+            raise forks.refusal(self)
         asked = _pykka.create_future(self.actor_class)
         incarnation = cell.incarnation
         try:
@@ -144,6 +164,8 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         For a supervisor: until its children's threads are gone as well. A thread that had to be
         abandoned is not waited for. Nothing is stopped by it.
         """
+        if self._cell.home.forked:
+            raise forks.refusal(self)
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.actor_stopped.wait(timeout):
             return False
@@ -188,7 +210,10 @@ def _is_below(cell: Cell | None, root: Cell) -> bool:
 def _cell_of(ref: pykka.ActorRef[Any]) -> Cell:
     if not isinstance(ref, SupervisedRef):
         raise TypeError(f"{ref} is not the ref of a supervised actor")
-    return ref._cell  # noqa: SLF001
+    cell = ref._cell  # noqa: SLF001
+    if cell.home.forked:
+        raise forks.refusal(ref)
+    return cell
 
 
 def kill(ref: pykka.ActorRef[Any]) -> bool:

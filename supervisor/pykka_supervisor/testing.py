@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .actor import SupervisedActor
+from .log import flush
 from .ref import SupervisedRef, kill
 from .timers import Timer, due_at
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     import pykka
 
-__all__ = ["Probe", "TestClock", "await_restart", "kill"]
+__all__ = ["Probe", "TestClock", "await_restart", "flush_logs", "kill"]
 
 T = TypeVar("T")
 
@@ -234,3 +235,13 @@ def await_restart(ref: pykka.ActorRef[Any], timeout: float = 5.0) -> int:
         if time.monotonic() > deadline:
             raise AssertionError(f"{ref} was not restarted within {timeout} s")
         time.sleep(0.001)
+
+
+def flush_logs(timeout: float = 5.0) -> None:
+    """Wait until the log lines of both packages that were logged before this call are written.
+
+    A thread of its own writes them: a test that looks at them calls this first. Raises AssertionError after
+    `timeout` seconds: a handler or processor of the application's blocks.
+    """
+    if not flush(timeout):
+        raise AssertionError(f"log lines were not written within {timeout} s")

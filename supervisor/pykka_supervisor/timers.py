@@ -156,7 +156,7 @@ class SystemClock:
                 callback()
             except BaseException as error:  # noqa: BLE001
                 # SystemExit as well: this thread is everybody's.
-                _log.error("timer_callback_failed", callback=repr(callback), exc_info=error)
+                _log.error("timer_callback_failed", callback=callback, exc_info=error)
             del callback
 
     def _next(self) -> Callable[[], None] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from . import forks
 from .incarnation import Cell, leaked_in
 from .keeper import BaseSupervisor, Child
 from .ref import SupervisedRef
@@ -45,11 +46,13 @@ class Node:
 def snapshot(ref: pykka.ActorRef[Any]) -> Node:
     """Show the tree below an actor, itself included, as it is now, from any thread.
 
-    Raises TypeError for the ref of a plain Pykka actor.
+    Raises TypeError for the ref of a plain Pykka actor, and `pykka.ActorDeadError` in a forked child.
     """
     if not isinstance(ref, SupervisedRef):
         raise TypeError(f"{ref} is not the ref of a supervised actor")
     cell = ref._cell  # noqa: SLF001
+    if cell.home.forked:
+        raise forks.refusal(ref)
     supervisor = None if cell.supervisor is None else _supervisor_in(cell.supervisor)
     child = None if supervisor is None else supervisor._child_of(cell)  # noqa: SLF001
     if supervisor is not None and child is not None:

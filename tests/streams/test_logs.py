@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, MutableMapping
+import threading
+import time
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import pytest
 import structlog
 
 from conftest import StartManager
-from gemini_streams import RetryPolicy, StreamComplete
+from gemini_streams import (
+    DeadlineExceededError,
+    FlowControl,
+    RetryPolicy,
+    StreamComplete,
+    StreamError,
+    StreamEvent,
+)
 from gemini_streams.testing import Failure, LocalGemini, Reply
-from pykka_supervisor.testing import Probe
-from streams.helpers import LAST, ONCE, last_of
+from pykka_supervisor import kill
+from pykka_supervisor.testing import Probe, flush_logs
+from streams.helpers import LAST, ONCE, eventually, last_of
 
 Lines = list[dict[str, Any]]
 
@@ -38,6 +49,7 @@ def configured() -> Iterator[Lines]:
 
 
 def ends(lines: Lines) -> Lines:
+    flush_logs()
     return [line for line in lines if line["event"] == "stream_ended"]
 
 
@@ -124,6 +136,97 @@ def test_without_structlog_the_line_goes_to_logging(
     for part in (stream_id, "model=", "attempt=1", "status='completed'", "events=", "duration="):
         assert part in line.getMessage()
     assert capfd.readouterr().out == ""
+
+
+class Blocks(logging.Handler):
+    """An application's handler that blocks at its first line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.gate = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reached.set()
+        self.gate.wait(30)
+
+
+def test_a_handler_that_blocks_holds_up_no_stream_no_time_out_and_no_request(
+    gemini: LocalGemini, manager: StartManager, probes: Callable[[], Probe]
+) -> None:
+    """Lines of an end, of a restart, of a subscriber that is let go, of a refusal: each is logged in another thread."""
+    gemini.on("fine", Reply("one two"))
+    gemini.on("again", Failure(503), Reply("one two"))
+    gemini.on("silent", Reply("one two", hold_after=1))
+    logger, blocks = logging.getLogger("gemini_streams"), Blocks()
+    logger.addHandler(blocks)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        ref = manager(retry=RetryPolicy(initial_delay=0, jitter=0), shutdown=0.5)
+        first, second, third = probes(), probes(), probes()
+        ref.start_stream("fine", subscriber=first.ref)
+        assert isinstance(last_of(first), StreamComplete)
+        assert blocks.reached.wait(5)
+        ref.start_stream("again", subscriber=first.ref)
+        ref.start_stream("fine", subscriber=second.ref, flow=FlowControl(window=1, overflow="disconnect"))
+        ref.start_stream("silent", subscriber=third.ref, deadline=0.2)
+        ref.tell("nonsense")
+        assert isinstance(first.expect(StreamComplete), StreamComplete)
+        second.expect((StreamComplete, StreamError))
+        assert isinstance(third.expect(StreamError).error, DeadlineExceededError)
+        assert ref.get_stats(timeout=5).restarts == 1
+        begun = time.monotonic()
+        ref.stop(timeout=10)
+        assert time.monotonic() - begun < 5
+    finally:
+        blocks.gate.set()
+        logger.removeHandler(blocks)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+
+
+def test_a_handler_may_ask_the_manager_about_the_stream_that_logs(
+    gemini: LocalGemini, manager: StartManager, probe: Probe
+) -> None:
+    class Asks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said = record.getMessage()
+            if said.startswith("stream_ended"):
+                stream_id = said.split("stream_id='")[1].split("'")[0]
+                statuses.append(ref.get_stream_info(stream_id, timeout=5).status)
+
+    statuses: list[str] = []
+    ref = manager()
+    logger, asks = logging.getLogger("gemini_streams"), Asks()
+    logger.addHandler(asks)
+    logger.setLevel(logging.INFO)
+    try:
+        ref.start_stream("hello", subscriber=probe.ref)
+        last_of(probe)
+        eventually(lambda: statuses)
+    finally:
+        logger.removeHandler(asks)
+        logger.setLevel(logging.NOTSET)
+    assert statuses == ["completed"]
+
+
+def test_every_value_is_plain(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, configured: Lines
+) -> None:
+    """As JSON renderers that write objects in a way of their own need it."""
+    gemini.on("why", Failure(503), Reply("one two", hold_after=1))
+    ref = manager(retry=RetryPolicy(initial_delay=0, jitter=0))
+    ref.start_stream("why", subscriber=probe.ref)
+    probe.expect(StreamEvent)
+    kill(ref)
+    ref.tell("nonsense")
+    ref.list_streams()
+    ref.stop(timeout=5)
+    reports = [line for line in configured if line["event"] == "supervisor_report"]
+    assert [line["reason"] for line in reports if "Killed" in line["reason"]]
+    for line in configured:
+        line.pop("exc_info", None)
+        assert json.loads(json.dumps(line)) == line
 
 
 PROGRAM = """

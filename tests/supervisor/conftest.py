@@ -11,11 +11,11 @@ import pytest
 
 from pykka_supervisor import SYSTEM_CLOCK, leaked_threads, names
 
-_TIMER_THREAD = "pykka-supervisor-timers"
+_SHARED_THREADS = frozenset({"pykka-supervisor-timers", "pykka-supervisor-log"})
 
 
 def _others() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name != _TIMER_THREAD}
+    return {thread for thread in threading.enumerate() if thread.name not in _SHARED_THREADS}
 
 
 @pytest.fixture(autouse=True)
