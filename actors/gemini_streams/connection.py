@@ -2,69 +2,96 @@
 
 The rules:
 
-- Sockets have no read time-out; `connect_timeout` bounds each address's connect and the handshake, nothing else.
-  (urllib3 would apply it to the upload too.)
+- Sockets have no read time-out. `connect_timeout` bounds each step of a connection's making: each address's connect,
+  a proxy's answer to CONNECT, each TLS handshake. (urllib3 would apply it to the upload too, and to each single read of
+  a proxy's answer.)
 - No redirect is followed and no cookie kept: requests would carry the key's header to the new host. So a requests
   transport adapter is used, not a `Session`.
+- A connection is kept for the tenant that opened it (`idle`), and only where its answer was read to its framing's end
+  and nothing stands behind it.
+- A request is sent a second time only where the server cannot have seen the first: on a kept connection that ended
+  without a byte of an answer, where the request did not leave as a whole, or the server's system had acknowledged none
+  of it by then. Everything else is the retry policy's to decide: a request that was seen may have been billed.
 - Whatever requests, urllib3 and ssl raise becomes an error of ours, holding plain text (`failure_of`).
 
 This is the only module that knows how requests, urllib3 and http.client hang together: the connection classes below
-show the thread's exchange (`exchange`) the socket as soon as there is one. A plain head is made and read here, by
-`http1`; any other goes through http.client, a body with a content coding through urllib3.
+show the thread's exchange (`exchange`) the socket as soon as there is one. Heads are made and read here, by `http1`;
+the body is read by the exchange, from the socket.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import http.client
-import io
 import socket
 import ssl
+import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
+from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
 import urllib3
 import urllib3.connection
 import urllib3.exceptions
+from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 from gemini_streams.chunked import ChunkedError
+from gemini_streams.content_coding import CodingError, CutError
 from gemini_streams.errors import (
     ConnectionFailedError,
     ConnectionLostError,
     GeminiStreamsError,
+    InvalidRequestError,
     UnexpectedResponseError,
 )
 from gemini_streams.gemini.endpoint import Target
-from gemini_streams.http1 import HEAD_END, Head, is_interim, parse_head, request_head
+from gemini_streams.http1 import Head, HeadError, HeadReader, request_head
+from gemini_streams.idle import IdleConnections
 from gemini_streams.reader import Reader
+from pykka_supervisor import Clock
 
-__all__ = ["SMALLEST_READ", "Connections", "Interrupted", "User", "close_quietly", "decoded", "failure_of"]
+__all__ = ["SMALLEST_READ", "Connections", "Interrupted", "User", "failure_of"]
 
 SMALLEST_READ = 2048
 """Bytes; a waiting stream holds no more than that for what may come."""
-_LARGEST_HEAD = 16384
-"""Of an answer that is parsed here; http.client has limits of its own."""
 _SMALL_BODY = 65536
 """Smaller ones are sent along with the head, in one system call."""
+
+_KEEP_ALIVE_IDLE = 60
+"""Seconds of silence until TCP asks whether the other end is still there: gateways forget connections that are silent
+for some minutes, and a model may think for that long."""
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", _KEEP_ALIVE_IDLE),
+            ("TCP_KEEPALIVE", _KEEP_ALIVE_IDLE),  # what macOS calls the same
+            ("TCP_KEEPINTVL", 15),
+            ("TCP_KEEPCNT", 4),
+        )
+        if hasattr(socket, name)
+    ),
+]
 
 
 class User(Protocol):
     """What uses a connection: an exchange. Called in the thread that sends."""
 
-    response: Any
+    interrupted: bool
 
     def connected(self, sock: socket.socket, *, encrypted: bool) -> None:
         """Take note of a new socket; while TLS wraps it, of a second handle on it."""
 
-    def bind(self, sock: socket.socket) -> None:
+    def bind(self, sock: Any) -> None:
         """Take note of the socket that is used from here on."""
 
     def answered(self, head: Head, leftover: bytes) -> None:
-        """Take note of a plain head and what came along behind it."""
+        """Take note of the answer's head and what came along behind it."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it
@@ -72,201 +99,199 @@ class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for
 
 
 class _Current(threading.local):
+    """The request that this thread sends."""
+
     exchange: User | None = None
+    route: Any = None
+    idle: IdleConnections | None = None
+    """Where to take a connection from; `None`: a new one is wanted."""
+    unseen = False
+    """The request failed, and the server cannot have seen it."""
 
 
 _current = _Current()
 
 
-class _Replayed(io.RawIOBase):
-    """What was read of a socket, and then the socket: http.client takes a head over that was begun elsewhere."""
+class _Ours:
+    """What our two kinds of connection have in common.
 
-    def __init__(self, data: bytes, raw: Any) -> None:
-        super().__init__()
-        self._data = data
-        self._raw = raw
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        data = self._data
-        if data:
-            count = min(len(data), len(buffer))
-            buffer[:count] = data[:count]
-            self._data = data[count:]
-            return count
-        read: int | None = self._raw.readinto(buffer)
-        return read
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()
-
-
-class _FileMaker:
-    """A socket as http.client's response takes it: something to make a file of, here with a small buffer.
-
-    Only the headers go through it; a waiting stream would hold 8 KiB for nothing.
+    A mixin in front of urllib3's connection classes, which connect.
     """
 
-    __slots__ = ("_data", "_sock")
+    _kept = False
+    """An answer has been read here before."""
+    _sent = False
+    """The request has left as a whole."""
+    _acknowledged: int | None = None
+    """Bytes that the server's system had acknowledged before the request was sent on a kept connection."""
 
-    def __init__(self, sock: socket.socket, data: bytes = b"") -> None:
-        self._sock = sock
-        self._data = data
-
-    def makefile(self, mode: str) -> Any:
-        raw: Any = self._sock.makefile(mode, 0)  # type: ignore[call-overload]
-        return io.BufferedReader(_Replayed(self._data, raw) if self._data else raw, SMALLEST_READ)
-
-
-class _Response(http.client.HTTPResponse):
-    """Shows itself to the thread's exchange: from here the body is read."""
-
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        maker = sock if isinstance(sock, _FileMaker) else _FileMaker(sock)
-        super().__init__(maker, *args, **kwargs)  # type: ignore[arg-type]
+    def _new_conn(self: Any) -> socket.socket:
+        sock: socket.socket = super()._new_conn()  # type: ignore[misc]
         if _current.exchange is not None:
-            _current.exchange.response = self
-
-
-class _Plain:
-    """What our two kinds of connection have in common: requests and answers with a plain head, at a third of the cost.
-
-    A mixin in front of urllib3's connection classes, which do what is not plain.
-    """
-
-    _sent: str | None = None
-    """The method of the request that was sent here and not answered yet."""
-
-    def request(
-        self: Any, method: str, url: str, body: Any = None, headers: Any = None, **options: Any
-    ) -> None:
-        if self.sock is None:
-            self.connect()  # http.client would, in the middle of the request
-        _about_to_send(self)
-        if self.proxy is None and type(body) is bytes and headers is not None and url.startswith("/"):
-            host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
-            if self.port != self.default_port:
-                host = f"{host}:{self.port}"
-            head = request_head(method, url, host, headers)
-            if head is not None:
-                self._sent = method
-                self.sock.sendall(head + body if len(body) < _SMALL_BODY else head)
-                if len(body) >= _SMALL_BODY:
-                    self.sock.sendall(body)
-                return
-        super().request(method, url, body=body, headers=headers, **options)  # type: ignore[misc]
-
-    def getresponse(self: Any) -> Any:
-        method, self._sent = self._sent, None
-        if method is None:
-            # Past urllib3's own, which logs the lines of a head that it cannot read.
-            return _wrapped(http.client.HTTPConnection.getresponse(self), None)
-        data = b""
-        while True:
-            end = HEAD_END.search(data)
-            if end is not None and is_interim(data):
-                data = data[end.end() :]
-                continue
-            if end is not None or len(data) > _LARGEST_HEAD:
-                break
-            more = self.sock.recv(SMALLEST_READ)
-            if not more:
-                break
-            data += more
-        head = None
-        if end is not None and data[end.start() - 1 : end.end()] == b"\r\n\r\n":
-            head = parse_head(data[: end.start() - 1])
-        if head is None or end is None:
-            return self._unusual(method, data)
-        exchange = _current.exchange
-        if exchange is not None:
-            exchange.answered(head, data[end.end() :])
-        return _Answer(head)
-
-    def _unusual(self: Any, method: str, data: bytes) -> Any:
-        """Let http.client parse the head that begins with `data`."""
-        response = self.response_class(_FileMaker(self.sock, data), method=method)
-        try:
-            response.begin()
-        except BaseException:
-            response.close()
-            raise
-        if response.will_close:
-            self.close()
-        return _wrapped(response, method)
+            _current.exchange.connected(sock, encrypted=self.encrypted)
+        return sock
 
     def connect(self: Any) -> None:
         super().connect()  # type: ignore[misc]
-        _settled(self)
-
-
-def _wrapped(response: http.client.HTTPResponse, method: str | None) -> urllib3.HTTPResponse:
-    """Return http.client's answer as urllib3's pool knows it."""
-    return urllib3.HTTPResponse(
-        body=response,
-        headers=urllib3.HTTPHeaderDict(response.msg.items()),
-        status=response.status,
-        version=response.version,
-        reason=response.reason,
-        preload_content=False,
-        decode_content=False,
-        original_response=response,
-        request_method=method,
-    )
-
-
-class _Connection(_Plain, urllib3.connection.HTTPConnection):
-    response_class = _Response
-
-    def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
+        sock = self.sock
+        sock.settimeout(None)
         if _current.exchange is not None:
-            _current.exchange.connected(sock, encrypted=False)
-        return sock
+            _current.exchange.bind(sock)
 
+    def _tunnel(self: Any) -> None:
+        """Ask the proxy for a connection to the server, within `connect_timeout`."""
+        ends = time.monotonic() + self.timeout
+        host = self._tunnel_host
+        where = f"[{host}]:{self._tunnel_port}" if ":" in host.strip("[]") else f"{host}:{self._tunnel_port}"
+        head = request_head("CONNECT", where, where, self._tunnel_headers)
+        if head is None:
+            raise InvalidRequestError("the proxy's address or credentials cannot stand in a request to it")
+        self.sock.sendall(head)
+        reader = HeadReader()
+        answer = None
+        while answer is None:
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.sock.settimeout(left)
+            data = self.sock.recv(SMALLEST_READ)
+            if not data:
+                raise OSError("the proxy closed the connection without an answer to CONNECT")
+            try:
+                answer = reader.feed(data)
+            except HeadError:
+                raise OSError("the proxy's answer to CONNECT is no HTTP") from None
+        if not 200 <= answer.status < 300:
+            raise OSError(f"Tunnel connection failed: {answer.status} {answer.reason.strip()}")
+        if reader.leftover:
+            raise OSError("the proxy said more than its answer to CONNECT")
+        self.sock.settimeout(self.timeout)
 
-class _TLSConnection(_Plain, urllib3.connection.HTTPSConnection):
-    response_class = _Response
-
-    def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
+    def request(
+        self: Any, method: str, url: str, body: Any = None, headers: Any = None, **_options: Any
+    ) -> None:
+        if self.sock is None:
+            self.connect()
         if _current.exchange is not None:
-            _current.exchange.connected(sock, encrypted=True)
-        return sock
+            _current.exchange.bind(self.sock)
+        if url.startswith("/"):
+            host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
+            if self.port != self.default_port:
+                host = f"{host}:{self.port}"
+        else:  # as a forwarding proxy is asked
+            host = urlsplit(url).netloc
+        head = request_head(method, url, host, headers)
+        if head is None:
+            raise InvalidRequestError(
+                "the URL or a header cannot stand in an HTTP request: check the endpoint's base URL and headers"
+            )
+        self._sent = False
+        self._acknowledged = _acknowledged(self.sock) if self._kept else None
+        try:
+            self.sock.sendall(head + body if len(body) < _SMALL_BODY else head)
+            if len(body) >= _SMALL_BODY:
+                self.sock.sendall(body)
+        except OSError:
+            _current.unseen = self._kept
+            raise  # or, where urllib3 says so, see whether the server has answered all the same
+        self._sent = True
 
-
-def _settled(connection: _Connection | _TLSConnection) -> None:
-    if connection.sock is not None:
-        connection.sock.settimeout(None)
+    def getresponse(self: Any) -> Any:
+        reader = HeadReader()
+        head: Head | None = None
+        try:
+            while head is None:
+                data = self.sock.recv(SMALLEST_READ)
+                if not data:
+                    break
+                _current.unseen = False
+                head = reader.feed(data)
+        except OSError:
+            self._ended(reader)
+            raise
+        if head is None:
+            self._ended(reader)
+            raise ConnectionLostError(
+                "the connection was closed in the middle of the answer's head"
+                if reader.inside
+                else "the connection was lost: the server closed it without an answer"
+            )
+        self._kept = True
         if _current.exchange is not None:
-            _current.exchange.bind(connection.sock)
+            _current.exchange.answered(head, reader.leftover)
+        return _Answer(head, self)
+
+    def _ended(self: Any, reader: HeadReader) -> None:
+        """Take note that the connection has ended before the answer's head."""
+        if self._kept and not reader.begun:
+            before = self._acknowledged
+            _current.unseen = not self._sent or (before is not None and before == _acknowledged(self.sock))
 
 
-def _about_to_send(connection: _Connection | _TLSConnection) -> None:
-    if connection.sock is not None:
-        connection.timeout = None  # or urllib3 would put the connect time-out on the upload
-        if _current.exchange is not None:
-            _current.exchange.bind(connection.sock)
+class _Connection(_Ours, urllib3.connection.HTTPConnection):
+    encrypted = False
 
 
-class _Pool(urllib3.HTTPConnectionPool):
+class _TLSConnection(_Ours, urllib3.connection.HTTPSConnection):
+    encrypted = True
+
+    def connect(self) -> None:
+        if self.ssl_context is None:
+            self.ssl_context = create_urllib3_context(cert_reqs=resolve_cert_reqs(self.cert_reqs))
+            # Python sets it, and lets an end without the server's close_notify pass for one with it.
+            self.ssl_context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+        super().connect()
+        sock: Any = self.sock
+        sock.suppress_ragged_eofs = False
+
+
+def _acknowledged(sock: Any) -> int | None:
+    """Return how many bytes the other end's system has acknowledged on this connection; `None`: it cannot be told."""
+    info = getattr(socket, "TCP_INFO", None)
+    if info is None or not isinstance(sock, socket.socket):
+        return None
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, info, 128)
+    except OSError:
+        return None
+    if len(told) < 128:
+        return None
+    acknowledged: int = struct.unpack_from("=Q", told, 120)[0]  # tcpi_bytes_acked, since Linux 4.1
+    return acknowledged
+
+
+class _OurPool:
+    """What our two kinds of pool have in common: idle connections are kept elsewhere, by tenant.
+
+    A mixin in front of urllib3's pools, which make connections.
+    """
+
+    def _get_conn(self: Any, timeout: float | None = None) -> Any:  # noqa: ARG002 - urllib3's signature
+        current = _current
+        connection = None if current.idle is None else current.idle.take(current.route.target)
+        return connection or self._new_conn()
+
+    def _put_conn(self, connection: Any) -> None:
+        """Close it: only an exchange knows whether a connection can be kept."""
+        if connection is not None:
+            connection.close()
+
+
+class _Pool(_OurPool, urllib3.HTTPConnectionPool):
     ConnectionCls = _Connection
 
 
-class _TLSPool(urllib3.HTTPSConnectionPool):
+class _TLSPool(_OurPool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
 class _Route:
     """Where requests of one target and URL go: all that is the same for each of them."""
 
-    __slots__ = ("headers", "path", "pool", "proxies", "url", "verify")
+    __slots__ = ("headers", "path", "pool", "proxies", "target", "url", "verify")
 
     def __init__(self, target: Target, url: str) -> None:
+        self.target = target
         self.url = url
         self.headers = target.headers()
         self.verify = target.verify
@@ -301,25 +326,20 @@ class _Headers(dict[str, str]):
 
 
 class _Answer:
-    """An answer with a plain head: as much of a response as urllib3's pool and our exchange need of it."""
+    """An answer's head, and as much of a response as urllib3's pool needs of it."""
 
-    __slots__ = ("_connection", "_pool", "headers", "retries", "status")
+    __slots__ = ("_connection", "_pool", "connection", "headers", "retries", "status")
 
     version_string = "HTTP/1.1"
     length_remaining = None
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, connection: _Ours) -> None:
         self.status = head.status
         self.headers = _Headers(head.headers)
+        self.connection: Any = connection
         self.retries: Any = None
         self._pool: Any = None
         self._connection: Any = None
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def release_conn(self) -> None:
-        self._pool._put_conn(self._connection)  # noqa: SLF001
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -328,7 +348,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
     _pool_classes: ClassVar[dict[str, Any]] = {"http": _Pool, "https": _TLSPool}
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
         self.poolmanager.pool_classes_by_scheme = self._pool_classes
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
@@ -336,7 +356,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
             raise ConnectionFailedError(
                 "SOCKS proxies are not supported: give an HTTP proxy", retryable=False
             )
-        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager = super().proxy_manager_for(proxy, socket_options=_SOCKET_OPTIONS, **kwargs)
         manager.pool_classes_by_scheme = self._pool_classes
         return manager
 
@@ -366,57 +386,64 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 class Connections:
-    """The kept-alive connections of one manager; thread-safe.
+    """The connections of one manager; thread-safe.
 
-    `size` is how many idle connections are kept for one host: at least the number of streams that run at once.
+    `size` is how many idle ones are kept: at least the number of streams that run at once. `clock` tells their age.
     """
 
     _MOST_ROUTES = 1024
 
-    def __init__(self, connect_timeout: float, size: int) -> None:
-        # No pool is ever put out for another one: a stream may be using it.
-        self._adapter = _Adapter(pool_connections=1 << 16, pool_maxsize=size, max_retries=0)
+    def __init__(self, connect_timeout: float, size: int, clock: Clock) -> None:
+        # No pool is ever put out for another one: a stream may be using it. It keeps no connection.
+        self._adapter = _Adapter(pool_connections=1 << 16, pool_maxsize=1, max_retries=0)
         self._timeout = (connect_timeout, None)
+        self.idle = IdleConnections(size, clock)
+        """Those that wait for their tenant's next request."""
         self.reader = Reader()
         """Reads for all streams that wait for their server."""
         self._routes: dict[tuple[Target, str], _Route] = {}
 
-    def send(self, exchange: User, target: Target, url: str, body: bytes) -> Any:
+    def send(self, exchange: User, target: Target, url: str, body: bytes) -> _Answer:
         """Send the request in the calling thread and return when the headers of the answer have come."""
         route = self._routes.get((target, url))
         if route is None:
             if len(self._routes) >= self._MOST_ROUTES:
                 self._routes.clear()
             route = self._routes[target, url] = _Route(target, url)
-        _current.exchange = exchange
+        current = _current
+        current.exchange, current.route, current.idle, current.unseen = exchange, route, self.idle, False
         try:
-            request: Any = _Request(route, body)
-            return self._adapter.send(
-                request,
-                stream=True,
-                timeout=self._timeout,
-                verify=route.verify,
-                proxies=route.proxies,
-            )
+            try:
+                return self._send(route, body)
+            except Exception:
+                if not current.unseen or exchange.interrupted:
+                    raise
+            current.idle = None
+            return self._send(route, body)
         finally:
-            _current.exchange = None
+            current.exchange = current.route = current.idle = None
+
+    def _send(self, route: _Route, body: bytes) -> _Answer:
+        request: Any = _Request(route, body)
+        answer: Any = self._adapter.send(
+            request,
+            stream=True,
+            timeout=self._timeout,
+            verify=route.verify,
+            proxies=route.proxies,
+        )
+        return answer  # type: ignore[no-any-return]
+
+    def keep(self, answer: _Answer, target: Target) -> None:
+        """Keep the connection of an answer that was read to its framing's end, where nothing stands behind that."""
+        self.idle.put(target, answer.connection)
 
     def close(self) -> None:
         """Close the idle connections and end the shared reader."""
         self.reader.close()
-        for manager in (self._adapter.poolmanager, *self._adapter.proxy_manager.values()):
-            for key in manager.pools.keys():  # noqa: SIM118 - urllib3's container cannot be iterated
-                pool = manager.pools.get(key)
-                if pool is not None:
-                    pool.close()  # urllib3 waits for it to be garbage, which somebody's traceback may delay
+        self.idle.close()
         self._adapter.close()
         self._routes.clear()
-
-
-def close_quietly(response: Any) -> None:
-    """Close a response of urllib3 or http.client, whatever state it is in."""
-    with contextlib.suppress(OSError, ValueError, urllib3.exceptions.HTTPError):
-        response.close()
 
 
 def failure_of(
@@ -429,6 +456,8 @@ def failure_of(
     if isinstance(error, GeminiStreamsError | Interrupted):
         return error.with_traceback(None)
     cause = _root(error)
+    if isinstance(cause, GeminiStreamsError):
+        return cause.with_traceback(None)
     text = _in_plain_words(cause)
     if target is not None:
         text = target.words(text)  # it can quote the server or a proxy, which may quote our headers
@@ -443,42 +472,25 @@ def failure_of(
         )
     if isinstance(cause, ChunkedError):
         return ConnectionLostError(f"the answer's chunks are broken: {text}")
-    if isinstance(cause, urllib3.exceptions.InvalidChunkLength):  # its text quotes what stands there
-        return ConnectionLostError("the answer's chunks are broken")
+    if isinstance(cause, HeadError):
+        return UnexpectedResponseError(f"the answer is no HTTP: {text}")
+    if isinstance(cause, CodingError):
+        return UnexpectedResponseError(text)
+    if isinstance(cause, CutError):
+        return ConnectionLostError(text)
     if not connected:
         where = "" if target is None else f" to {target.base_url}"
         return ConnectionFailedError(
             f"no connection{where}: {text}",
             retryable=not _is_about_a_bundle(error, cause),
         )
-    if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
-        if isinstance(cause, http.client.IncompleteRead):
-            return ConnectionLostError("the connection was closed in the middle of the answer")
-        return UnexpectedResponseError(f"the answer is no HTTP: {type(cause).__name__}")
-    if isinstance(error, urllib3.exceptions.DecodeError):
-        return UnexpectedResponseError("the answer's content coding is broken")
     return ConnectionLostError(f"the connection was lost: {text}")
-
-
-def decoded(raw: Any) -> Callable[[int], bytes]:
-    """Read a body with a content coding, through urllib3."""
-    chunks: Iterator[bytes] | None = raw.stream(None, decode_content=True) if raw.chunked else None
-
-    def read(size: int) -> bytes:
-        if chunks is not None:
-            return next((chunk for chunk in chunks if chunk), b"")
-        while True:
-            data: bytes = raw.read1(size, decode_content=True)
-            if data or raw.closed or not raw.length_remaining:
-                return data
-
-    return read
 
 
 def _is_about_a_bundle(error: BaseException, cause: BaseException) -> bool:
     """Whether it is `verify=` that is wrong: a file that is not there (requests' own word), or is no PEM.
 
-    http.client says of a proxy's refusal what looks the same; it comes wrapped, requests' own word does not.
+    What is said of a proxy's refusal looks the same; it comes wrapped, requests' own word does not.
     """
     if isinstance(cause, ssl.SSLError):
         return cause.library == "X509"
@@ -490,10 +502,10 @@ def _root(error: BaseException) -> BaseException:
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, http.client.HTTPException):
-            break  # what it stumbled over below is a parser's, and quotes what the server sent
+        if isinstance(error, GeminiStreamsError):
+            break
         reason = getattr(error, "reason", None)
-        inner = error.__cause__ or error.__context__
+        inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if isinstance(reason, BaseException):
             inner = reason
         elif inner is None:
@@ -507,8 +519,6 @@ def _root(error: BaseException) -> BaseException:
 def _in_plain_words(cause: BaseException) -> str:
     if isinstance(cause, TimeoutError) and cause.errno is None:
         return "connect_timeout passed"
-    if isinstance(cause, http.client.RemoteDisconnected):
-        return "the server closed it without an answer"
     if isinstance(cause, OSError) and cause.strerror:
         return str(cause.strerror)
     return f"{type(cause).__name__}: {cause}"

@@ -5,14 +5,14 @@ The rules:
 - One thread sends and reads; any thread may `interrupt()`, at any moment. It shuts the exchange's own socket down in
   both directions, which wakes a blocked connect's handshake, send or read at once, and never blocks itself. Until
   the connect system call returns there is no socket to shut; the thread then notices when it does.
-- A connection that has gone back to the pool is never touched again: giving it back and shutting it down exclude
-  each other by a lock.
-- A connection goes back to the pool only when its body was read to the end.
+- A connection that has been given back is never touched again: giving it back and shutting it down exclude each other
+  by a lock.
+- A connection is kept only where its body was read to its framing's end, and nothing stands behind that: in what was
+  read here, in what TLS has decrypted, or in what the system holds.
 - While it waits for the server it can be lent to a thread that waits for many (`lend`, `reader`): that one reads,
   without ever blocking, until it is taken back.
 - What goes wrong below leaves this module as an error of ours, holding plain text.
-
-A body behind a plain head is read from the socket itself, which costs a third of the way through urllib3.
+- The body is read from the socket itself, which costs a third of the way through urllib3.
 """
 
 from __future__ import annotations
@@ -27,14 +27,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemini_streams.chunked import ChunkedDecoder
-from gemini_streams.connection import (
-    SMALLEST_READ,
-    Connections,
-    Interrupted,
-    close_quietly,
-    decoded,
-    failure_of,
-)
+from gemini_streams.connection import SMALLEST_READ, Connections, Interrupted, failure_of
+from gemini_streams.content_coding import ContentDecoder
 from gemini_streams.errors import ConnectionLostError, GeminiStreamsError
 from gemini_streams.gemini.endpoint import Target
 from gemini_streams.http1 import Head
@@ -53,7 +47,10 @@ class Exchange:
     """
 
     __slots__ = (
+        "_answer",
+        "_coding",
         "_connected",
+        "_connections",
         "_direct",
         "_filled",
         "_handshake",
@@ -62,16 +59,15 @@ class Exchange:
         "_leftover",
         "_lock",
         "_on_connected",
-        "_raw",
         "_read",
         "_size",
         "_sock",
         "_surplus",
+        "_target",
         "_unchunk",
         "headers",
         "interrupted",
         "lent",
-        "response",
         "status",
     )
 
@@ -83,18 +79,19 @@ class Exchange:
         )
         self._on_connected = on_connected
         self._connected = False
-        self._raw: Any = None
+        self._connections: Connections | None = None
+        self._target: Target | None = None
+        self._answer: Any = None
+        self._coding: ContentDecoder | None = None
         self._unchunk: ChunkedDecoder | None = None
         self._left: int | None = None  # bytes of the body still to come, where the server said how many
         self._leftover = b""  # what came along with the headers
-        self._direct = False  # whether the body is read from the socket itself
+        self._direct = False  # whether the body can be read without waiting
         self._keeps = True  # whether the connection can be used again behind the body
         self._read: Callable[[int], bytes] | None = None
         self._size = SMALLEST_READ
         self._filled = False
         self._surplus = False
-        self.response: Any = None
-        """http.client's, where the answer's head was not plain."""
         self.interrupted = False
         self.lent = False
         """Whether another thread reads."""
@@ -116,8 +113,7 @@ class Exchange:
         else:
             self.status = answer.status
             self.headers = answer.headers
-            self._raw = answer
-            self._prepare()
+            self._connections, self._target, self._answer = connections, target, answer
             return
         self.close()
         raise failure
@@ -125,7 +121,7 @@ class Exchange:
     def has_more(self) -> bool:
         """Whether more is surely there already: the last read took all it could, and the socket has some."""
         sock = self._sock
-        if not self._filled or not self._direct or sock is None:
+        if not self._filled or not self._direct or self._coding is not None or sock is None:
             return False
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -137,7 +133,7 @@ class Exchange:
         Raises `Interrupted`, `ConnectionLostError`, `UnexpectedResponseError`.
         """
         try:
-            data = self._next_bytes(self._read, now=False)
+            data = self._next_piece(self._read, now=False)
         except Exception as error:  # noqa: BLE001
             failure = self._failure(error)
         else:
@@ -147,10 +143,10 @@ class Exchange:
     def read_now(self) -> bytes | None:
         """Do the same without waiting for the server: `None` where nothing has come.
 
-        A body that http.client or urllib3 reads is waited for all the same; such an exchange cannot be lent.
+        TLS inside of TLS is waited for all the same; such an exchange cannot be lent.
         """
         try:
-            return self._next_bytes(self._read_now, now=True)
+            return self._next_piece(self._read_now, now=True)
         except Exception as error:  # noqa: BLE001
             failure = self._failure(error)
         raise failure
@@ -158,7 +154,7 @@ class Exchange:
     def lend(self) -> bool:
         """Make this an exchange whose `read_now` never blocks, for another thread; `False` where it cannot be that."""
         sock = self._sock
-        if not self._direct or sock is None:
+        if not self._direct or self._coding is not None or sock is None:
             return False
         if isinstance(sock, ssl.SSLSocket):
             try:
@@ -178,7 +174,7 @@ class Exchange:
 
     @property
     def whole(self) -> bool:
-        """Whether the whole body has been read: the socket will say nothing more, the next read `b""`."""
+        """Whether the whole body has been read of the connection: it will say nothing more."""
         return self._left == 0 or (self._unchunk is not None and self._unchunk.done)
 
     def fileno(self) -> int:
@@ -189,7 +185,7 @@ class Exchange:
     def read_all(self, limit: int) -> bytes:
         """Return the body, or its first `limit` bytes; a broken end is an end.
 
-        Read to its clean end, the connection goes back to the pool.
+        Where it was read to its clean end, the connection is given back.
         """
         body = b""
         with contextlib.suppress(GeminiStreamsError):
@@ -202,38 +198,34 @@ class Exchange:
         return body[:limit]
 
     def finish(self) -> None:
-        """Give the connection back to the pool; the body must have been read to its clean end."""
-        raw, response = self._raw, self.response
+        """Give the connection back, to be kept where it can be."""
+        answer, self._answer, self._read = self._answer, None, None
         with self._lock:
             interrupted, self._sock = self.interrupted, None
+        if answer is None:
+            return
         surplus = self._surplus or self._leftover or (self._unchunk is not None and self._unchunk.surplus)
-        self._raw = self._read = self.response = None
-        if raw is not None:
-            if response is not None:
-                response.close()
-            # A server that says more than its answer is not to be listened to again.
-            if interrupted or surplus or not self._keeps:
-                raw.close()
-            raw.release_conn()
+        # A server that says more than its answer is not to be listened to again.
+        if interrupted or surplus or not self._keeps or not self.whole or not self._direct:
+            answer.connection.close()
+        elif self._connections is not None and self._target is not None:
+            self._connections.keep(answer, self._target)
 
     def close(self) -> None:
         """Close the connection."""
-        raw, response = self._raw, self.response
+        answer, self._answer, self._read = self._answer, None, None
         with self._lock:
             sock, self._sock = self._sock, None
             handshake, self._handshake = self._handshake, None
-        self._raw = self._read = self.response = None
         if handshake is not None:
             handshake.close()
         if sock is not None:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        if response is not None:
-            close_quietly(response)
-        if raw is not None:
-            close_quietly(raw)
-        elif sock is not None:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if answer is not None:
+                answer.connection.close()
+            elif sock is not None:
                 sock.close()
 
     # -- any thread --------------------------------------------------------------------------------------------------
@@ -268,52 +260,35 @@ class Exchange:
         sock.close()
         raise Interrupted
 
-    def bind(self, sock: socket.socket) -> None:
+    def bind(self, sock: Any) -> None:
         """Take note of the socket that this exchange uses from here on."""
+        within = sock if isinstance(sock, socket.socket) else sock.socket  # of urllib3's TLS inside of TLS
         with self._lock:
             handshake, self._handshake = self._handshake, None
             if handshake is not None:
                 handshake.close()
             interrupted = self.interrupted
             if not interrupted:
-                self._sock = sock
+                self._sock = within
         if interrupted:
             sock.close()
             raise Interrupted
+        self._read = sock.recv
+        self._direct = sock is within
         if not self._connected:
             self._connected = True
             if self._on_connected is not None:
                 self._on_connected()
 
     def answered(self, head: Head, leftover: bytes) -> None:
-        """Take note of a plain head and what came along behind it; the body is read from the socket."""
+        """Take note of the answer's head and what came along behind it; the body is read from the socket."""
         self._keeps = head.keeps
         self._left = head.length
         self._unchunk = ChunkedDecoder() if head.chunked else None
+        self._coding = ContentDecoder(head.codings) if head.codings else None
         self._leftover = leftover
-        if self._sock is not None:
-            self._read = self._sock.recv
-            self._direct = True
 
     # --
-
-    def _prepare(self) -> None:
-        """Choose how to read the body behind a head that was http.client's."""
-        response = self.response
-        if self._read is not None:
-            return
-        coding = self.headers.get("Content-Encoding", "").strip().lower()
-        if coding not in ("", "identity"):
-            self._read = decoded(self._raw)
-            return
-        if response is None or response.fp is None:
-            self._read = lambda _size: b""
-            return
-        if response.chunked:
-            self._unchunk = ChunkedDecoder()
-        else:
-            self._left = response.length
-        self._read = response.fp.read1
 
     def _read_now(self, size: int) -> bytes | None:
         """Take what the socket has."""
@@ -349,6 +324,27 @@ class Exchange:
                 with contextlib.suppress(OSError):
                     sock.settimeout(None)
         return data
+
+    def _next_piece(self, read: Callable[[int], bytes | None] | None, *, now: bool) -> bytes | None:
+        """Read until there is something of the body, as it was before it was coded."""
+        coding = self._coding
+        if coding is None:
+            return self._next_bytes(read, now=now)
+        while True:
+            piece = coding.take()
+            if piece:
+                return piece
+            if piece is None:
+                if self.interrupted:
+                    raise Interrupted
+                continue
+            data = self._next_bytes(read, now=now)
+            if data is None:
+                return None
+            if not data:
+                coding.end()
+                return b""
+            coding.feed(data)
 
     def _next_bytes(self, read: Callable[[int], bytes | None] | None, *, now: bool) -> bytes | None:
         """Read until there is something of the body; `now`: once, whatever comes of it."""

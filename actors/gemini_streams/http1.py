@@ -1,11 +1,19 @@
 """The head of an HTTP/1.1 request and of its answer, without I/O (RFC 9112, sections 2 to 6).
 
-http.client takes and makes a head line by line, and reads it with a parser for e-mail: half of what a short stream
-costs. Nearly every answer's head is plain; what is not is left to http.client, which knows the rest:
+The rules:
 
-- `request_head` returns `None` where a header is not what a header can be.
-- `parse_head` returns `None` for a change of protocol, an answer without a body, HTTP/1.0, folded or malformed
-  lines, a transfer coding other than chunked, a content coding, lengths that contradict each other.
+- A head is taken as one only when its blank line has come. A connection that ends before it has told nothing.
+- A head is bounded: `MOST_BYTES` together with the interim ones (1xx) in front of it, `MOST_HEADERS` lines.
+- What decides where the body ends is read strictly. Lengths that contradict each other, a length that is no number
+  and a transfer coding other than `chunked` are a `HeadError`: a guess could take the rest of one body for the
+  beginning of the next answer.
+- What decides nothing is read leniently: lines may end with LF alone or be folded, and a line whose name is no name is
+  left out.
+- Where a length and `chunked` are both given, `chunked` counts and the connection is not used again.
+- A `HeadError` says nothing of what stands in the head.
+
+http.client takes and makes a head line by line, and reads it with a parser for e-mail: half of what a short stream
+costs.
 """
 
 from __future__ import annotations
@@ -14,17 +22,22 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["HEAD_END", "Head", "is_interim", "parse_head", "request_head"]
+__all__ = ["MOST_BYTES", "MOST_HEADERS", "Head", "HeadError", "HeadReader", "parse_head", "request_head"]
 
-HEAD_END = re.compile(rb"\n\r?\n")
+MOST_BYTES = 65536
+"""Of a head and the interim ones in front of it."""
+MOST_HEADERS = 256
+
+_HEAD_END = re.compile(rb"\n\r?\n")
 """Behind the first of these the body begins, also where a server ends lines with LF alone."""
-
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9][ \r\n]")
+_START = b"HTTP/"
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9])[ \t]+([1-9][0-9][0-9])(?:[ \t]([^\0]*))?")
+_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_A_PATH = re.compile(r"[^\x21-\x7e]")
 _NAME_TO_SEND = re.compile(_NAME.pattern.decode())
-_NO_BODY = (204, 205, 304)
+_NO_BODY = (204, 304)
+_SWITCHING = 101
 _MOST_NAMES = 1024
 _LONGEST_NAME = 64
 
@@ -32,8 +45,12 @@ _names: dict[bytes, str] = {}
 """Names of headers that have been checked: servers send the same few."""
 
 
+class HeadError(ValueError):
+    """The bytes are no head of an answer."""
+
+
 class Head(NamedTuple):
-    """The head of an answer whose body can be read from the socket."""
+    """The head of an answer."""
 
     status: int
     reason: str
@@ -43,15 +60,24 @@ class Head(NamedTuple):
     """Bytes of the body; `None`: chunked, or all until the connection's end."""
     keeps: bool
     """Whether the connection can be used again behind the body."""
+    codings: tuple[str, ...] = ()
+    """The content codings in the order in which the server applied them, in lower case; `identity` left out."""
 
 
 def request_head(method: str, path: str, host: str, headers: Mapping[str, str]) -> bytes | None:
-    """Return a request's head, its blank line included; `None` where something in it is not fit to be sent."""
+    """Return a request's head, its blank line included; `None` where something in it is not fit to be sent.
+
+    `host` is the Host header's value where `headers` has none.
+    """
     if _NOT_IN_A_PATH.search(path) is not None:
         return None
-    parts = [method, " ", path, " HTTP/1.1\r\nHost: ", host]
+    parts = [method, " ", path, " HTTP/1.1"]
+    ends = len(headers) + 2
+    if not any(name.lower() == "host" for name in headers):
+        parts += ("\r\nHost: ", host)
+        ends += 1
     for name, value in headers.items():
-        if name.lower() == "host" or _NAME_TO_SEND.fullmatch(name) is None:
+        if _NAME_TO_SEND.fullmatch(name) is None:
             return None
         parts += ("\r\n", name, ": ", value)  # joined, not formatted: a secret shows itself in no other way
     parts.append("\r\n\r\n")
@@ -59,64 +85,144 @@ def request_head(method: str, path: str, host: str, headers: Mapping[str, str]) 
         head = "".join(parts).encode("latin-1")
     except UnicodeEncodeError:
         return None
-    ends = len(headers) + 3
     if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
         return None
     return head
 
 
-def is_interim(head: bytes) -> bool:
-    """Whether it is the head of a 1xx answer, behind which the real one comes (RFC 9110, 15.2); not a 101."""
-    return _INTERIM.match(head) is not None
+class HeadReader:
+    """Takes an answer's head out of the bytes of a connection; used by one thread at a time."""
+
+    __slots__ = ("_data", "_looked", "_taken", "leftover")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._looked = 0  # up to here there is no end of a head
+        self._taken = 0  # bytes of interim heads
+        self.leftover = b""
+        """What came along behind the head."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether a byte has come, be it of an interim head."""
+        return bool(self._data) or self._taken > 0
+
+    @property
+    def inside(self) -> bool:
+        """Whether a head has begun and not ended."""
+        return bool(self._data)
+
+    def feed(self, data: bytes) -> Head | None:
+        """Take the next bytes; `None` while the head is not whole.
+
+        Interim heads (1xx, but 101) are left out. Raises `HeadError`.
+        """
+        if self._data:
+            data = self._data + data
+        while True:
+            end = _HEAD_END.search(data, self._looked)
+            if end is None:
+                if data[: len(_START)] != _START[: len(data)]:
+                    raise HeadError("it does not begin as HTTP does")
+                if self._taken + len(data) > MOST_BYTES:
+                    raise HeadError(f"its head is larger than {MOST_BYTES} bytes")
+                self._data = data
+                self._looked = max(0, len(data) - 2)
+                return None
+            self._taken += end.end()
+            self._looked = 0
+            if self._taken > MOST_BYTES:
+                raise HeadError(f"its head is larger than {MOST_BYTES} bytes")
+            head = parse_head(data[: end.start()])
+            if head.status >= 200 or head.status == _SWITCHING:
+                self.leftover = data[end.end() :]
+                self._data = b""
+                return head
+            data = self._data = data[end.end() :]
 
 
-def parse_head(head: bytes) -> Head | None:
-    """Parse the lines of a head, without the blank line that ends it; `None` where http.client should."""
-    first, *lines = head.split(b"\r\n")
-    status_line = _STATUS_LINE.fullmatch(first)
-    if status_line is None or head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
-        return None
-    status = int(status_line[1])
-    if status in _NO_BODY:
-        return None
+def parse_head(head: bytes) -> Head:
+    """Parse the lines of a head, without the end of the last one and the blank one; raises `HeadError`."""
+    if b"\n " in head or b"\n\t" in head:
+        head = _FOLD.sub(b" ", head)
+    lines = head.split(b"\r\n")
+    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+        lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
+    status_line = _STATUS_LINE.fullmatch(lines[0])
+    if status_line is None:
+        raise HeadError("its first line is no status of HTTP/1")
+    if len(lines) > MOST_HEADERS + 1:
+        raise HeadError(f"its head has more than {MOST_HEADERS} headers")
+    status = int(status_line[2])
     headers: list[tuple[str, str]] = []
-    chunked = False
-    length: int | None = None
-    keeps = True
-    for line in lines:
+    framing: list[str] | None = None
+    lengths: list[str] | None = None
+    codings: list[str] | None = None
+    keeps = status_line[1] != b"0"
+    for line in lines[1:]:
         raw_name, colon, raw_value = line.partition(b":")
-        name = _names.get(raw_name) or _checked(raw_name)
-        if not colon or name is None or b"\0" in raw_value:
-            return None
+        name = _names.get(raw_name)
+        if not colon:
+            raise HeadError("one of its lines has no colon")
+        if name is None:
+            name = _checked(raw_name)
+            if name is None:
+                continue
         value = raw_value.strip(b" \t").decode("latin-1")
+        if "\r" in value or "\0" in value:
+            value = value.replace("\r", " ").replace("\0", " ").strip(" \t")
         headers.append((name, value))
         match name.lower():
             case "transfer-encoding":
-                if chunked or value.lower() != "chunked":
-                    return None
-                chunked = True
+                framing = [*(framing or ()), *_listed(value)]
             case "content-length":
-                if length is not None or not (value.isascii() and value.isdigit() and len(value) < 16):
-                    return None
-                length = int(value)
+                lengths = [*(lengths or ()), *value.split(",")]
             case "connection":
                 keeps = keeps and "close" not in value.lower()
             case "content-encoding":
-                if value.lower() not in ("", "identity"):
-                    return None
-    if chunked and length is not None:
-        return None
+                codings = [*(codings or ()), *_listed(value)]
+    chunked = False
+    length: int | None = None
+    if lengths is not None:
+        length = _length(lengths)
+    if framing:
+        if framing != ["chunked"]:
+            raise HeadError("it has a transfer coding that was not asked for")
+        chunked = True
+        keeps = keeps and length is None
+        length = None
+    if status < 200 or status in _NO_BODY:
+        chunked, length, keeps = False, 0, False
     return Head(
         status,
-        (status_line[2] or b"").decode("latin-1"),
+        (status_line[3] or b"").decode("latin-1"),
         headers,
         chunked,
         length,
         keeps and (chunked or length is not None),
+        tuple(codings) if codings else (),
     )
 
 
+def _listed(value: str) -> list[str]:
+    """Return the names of codings in a header's value."""
+    names = [name.strip(" \t").lower() for name in value.split(",")]
+    return [name for name in names if name not in ("", "identity")]
+
+
+def _length(values: list[str]) -> int:
+    values = [value.strip(" \t") for value in values]
+    first = values[0]
+    if not (first.isascii() and first.isdigit()) or len(first) > 15:
+        raise HeadError("its length is no number")
+    if any(value != first for value in values):
+        raise HeadError("its lengths contradict each other")
+    return int(first)
+
+
 def _checked(name: bytes) -> str | None:
+    """Return a header's name as text; `None` where it can be none. Blanks in front of the colon are dropped."""
+    name = name.rstrip(b" \t")
     if _NAME.fullmatch(name) is None:
         return None
     text = name.decode("ascii")

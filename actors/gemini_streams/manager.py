@@ -359,7 +359,7 @@ class _Tree:
         )
         streams = {
             "table": self.table,
-            "connections": Connections(chosen.connect_timeout, chosen.max_streams),
+            "connections": Connections(chosen.connect_timeout, chosen.max_streams, chosen.clock),
             "shutdown": chosen.shutdown,
             "clock": chosen.clock,
         }

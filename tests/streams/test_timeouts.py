@@ -207,14 +207,16 @@ def test_timers_of_streams_that_ended_are_gone(
         probe.expect(LAST)
         if number == 9:
             clock.advance(2)
-    assert clock.pending() == 1  # one for all that linger
+    assert clock.pending() == 2  # one for all that linger, one for idle connections
     assert len(ref.list_streams()) == 20
     clock.advance(1.1)
     assert len(ref.list_streams()) == 10  # each for as long as the others
-    assert clock.pending() == 1
+    assert clock.pending() == 2
     clock.advance(2)
     assert ref.list_streams() == []
-    eventually(lambda: clock.pending() == 0)
+    eventually(lambda: clock.pending() == 1)
+    clock.advance(120)  # no connection is idle for so long
+    assert clock.pending() == 0
 
 
 def test_a_late_timer_ends_no_stream_that_is_complete(
