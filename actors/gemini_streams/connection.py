@@ -473,11 +473,11 @@ def failure_of(
     if isinstance(cause, ChunkedError):
         return ConnectionLostError(f"the answer's chunks are broken: {text}")
     if isinstance(cause, HeadError):
-        return UnexpectedResponseError(f"the answer is no HTTP: {text}")
+        return UnexpectedResponseError(f"the answer is no HTTP: {cause}")
     if isinstance(cause, CodingError):
-        return UnexpectedResponseError(text)
+        return UnexpectedResponseError(str(cause))
     if isinstance(cause, CutError):
-        return ConnectionLostError(text)
+        return ConnectionLostError(str(cause))
     if not connected:
         where = "" if target is None else f" to {target.base_url}"
         return ConnectionFailedError(
