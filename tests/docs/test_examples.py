@@ -69,7 +69,7 @@ def test_supervised_application() -> None:
         "  asker",
         "All is well, thank you. [whole: True, attempts: 1]",
     ]
-    assert "Killed()" in done.stderr
+    assert "reason='Killed'" in done.stderr
 
 
 @pytest.mark.parametrize("name", OURS)
