@@ -41,6 +41,7 @@ from gemini_streams.messages import (
     SubscriberMessage,
 )
 from gemini_streams.options import FROM_START, After
+from gemini_streams.positions import Position
 
 __all__ = ["Violation", "check_history"]
 
@@ -122,6 +123,8 @@ class _Stream:
         """The next sequence number; `None`: any."""
         self._announced = False
         """Whether the attempt has been announced and nothing of it has come yet."""
+        if isinstance(joined, str):
+            joined = Position.of(joined)[1:]
         if joined is FROM_START:
             self._expected = 0
         elif isinstance(joined, tuple):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 
 from gemini_streams.errors import HistoryGoneError, InvalidRequestError
-from gemini_streams.options import After, FromStart
+from gemini_streams.options import FromStart, Place
 
 __all__ = ["ALL_KEPT", "History"]
 
@@ -60,7 +60,7 @@ class History:
             self._bytes -= len(entries.pop()[1])
 
     def missed(
-        self, after: After, attempt: int, next_sequence: int
+        self, after: Place, attempt: int, next_sequence: int
     ) -> tuple[int | None, list[tuple[int, bytes]]]:
         """Return what somebody has missed: from where on what it saw is void, if it is, and the events to replay.
 

@@ -26,6 +26,7 @@ import pykka
 from gemini_streams.connection import Connections
 from gemini_streams.errors import (
     GeminiStreamsError,
+    HistoryGoneError,
     InvalidRequestError,
     MissingCredentialsError,
     StreamExistsError,
@@ -49,10 +50,12 @@ from gemini_streams.options import (
     FlowControl,
     FromStart,
     ManagerOptions,
+    Place,
     Settings,
     StreamOptions,
     seconds,
 )
+from gemini_streams.positions import Position
 from gemini_streams.recovery import StreamSupervisor
 from gemini_streams.session import Session
 from gemini_streams.sessions import Sessions
@@ -280,8 +283,10 @@ class ManagerActor(SupervisedActor):
                         self._table.watch(ref, session)
                 return stream_id
         self._table.check_admission()
+        fresh = uuid.uuid4().hex
         session = Session(
-            stream_id=stream_id or uuid.uuid4().hex,
+            stream_id=stream_id or fresh,
+            run=fresh[:8],
             tag=request.tag,
             request=built,
             target=target,
@@ -321,7 +326,7 @@ class ManagerActor(SupervisedActor):
                 f"flow must be a FlowControl or None, not {type(request.flow).__name__}"
             )
         session = self._table.find(_named(request.stream_id))
-        if session.subscribe(ref, _checked_after(request.after), request.flow) is not None:
+        if session.subscribe(ref, _checked_after(request.after, session), request.flow) is not None:
             self._table.watch(ref, session)
 
     def _unsubscribe(self, request: Unsubscribe) -> bool:
@@ -434,7 +439,15 @@ def _subscribers(given: Any) -> list[pykka.ActorRef[Any]]:
     return refs
 
 
-def _checked_after(after: Any) -> After:
+def _checked_after(after: Any, session: Session) -> Place:
+    if isinstance(after, str):
+        run, attempt, sequence = Position.of(after)
+        if run != session.run:
+            raise HistoryGoneError(
+                f"the position {after} is of an earlier run of the stream {session.stream_id!r}: its events are"
+                " gone; FROM_START gives those of the present run"
+            )
+        return (attempt, sequence)
     if after is None or isinstance(after, FromStart):
         return after
     if (
@@ -446,7 +459,8 @@ def _checked_after(after: Any) -> After:
     ):
         return (after[0], after[1])
     raise InvalidRequestError(
-        f"after must be None, FROM_START or (attempt, sequence) of the last event seen, not {after!r}"
+        "after must be None, FROM_START, or the position or (attempt, sequence) of the last event seen,"
+        f" not {after!r}"
     )
 
 

@@ -17,6 +17,7 @@ from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.gemini.endpoint import Endpoint
 from gemini_streams.gemini.generate import finish_reason_of, function_calls_of, text_of, thoughts_of
 from gemini_streams.options import After, FlowControl, RetryPolicy
+from gemini_streams.positions import Position
 
 __all__ = [
     "Drain",
@@ -174,6 +175,13 @@ class StreamEvent(msgspec.Struct, frozen=True):
     sequence: int
     data: dict[str, Any]
     tag: Any = None
+    run: str = ""
+    """Which run of its `stream_id` the stream is."""
+
+    @property
+    def position(self) -> str:
+        """The place behind this event, as a short string, for `after=`; made at each use."""
+        return str(Position(self.run, self.attempt, self.sequence))
 
     @property
     def text(self) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "FromStart",
     "ManagerOptions",
     "Overflow",
+    "Place",
     "RetryPolicy",
     "Settings",
     "StreamOptions",
@@ -48,8 +49,15 @@ class FromStart:
 FROM_START = FromStart()
 """`Subscribe(..., after=FROM_START)`: replay the current attempt from its first event."""
 
-After = FromStart | tuple[int, int] | None
-"""From where on to subscribe: `None` live, `FROM_START`, or `(attempt, sequence)`, the last event seen."""
+Place = FromStart | tuple[int, int] | None
+"""A place in the present run: `After` without the positions."""
+
+After = Place | str
+"""From where on to subscribe: `None` live, `FROM_START`, or behind the last event seen.
+
+That is its `StreamEvent.position`, which another run of the stream under the same id refuses, or its
+`(attempt, sequence)`, which is taken for the present run's.
+"""
 
 
 def seconds(name: str, value: Any, *, zero: bool = False) -> float:

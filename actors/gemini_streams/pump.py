@@ -234,9 +234,10 @@ def _events_of(
     session: Session, attempt: Attempt, payloads: list[bytes]
 ) -> tuple[list[StreamEvent], GeminiStreamsError | None]:
     """Decode events; returns those before one that is none, or an error, and what is to be said of that."""
-    stream_id, tag, number, sequence = (
+    stream_id, tag, run, number, sequence = (
         session.stream_id,
         session.tag,
+        session.run,
         attempt.number,
         session.next_sequence,
     )
@@ -261,7 +262,7 @@ def _events_of(
         if meaning.error is not None:
             broken = error_from_event(data, now=session.clock.time(), scrub=session.target.scrub)
             break
-        events.append(StreamEvent(stream_id, number, sequence, data, tag))
+        events.append(StreamEvent(stream_id, number, sequence, data, tag, run))
         sequence += 1
     return events, broken
 

@@ -53,7 +53,7 @@ from gemini_streams.messages import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.options import After, FlowControl, Settings
+from gemini_streams.options import FlowControl, Place, Settings
 from gemini_streams.retry import Failed, too_long, wait_before_next
 from gemini_streams.safely import safely
 from gemini_streams.traces import trace_of
@@ -154,6 +154,7 @@ class Session:
         "options",
         "prompt",
         "ref",
+        "run",
         "slot",
         "started_at",
         "started_mono",
@@ -168,6 +169,7 @@ class Session:
         self,
         *,
         stream_id: str,
+        run: str,
         tag: Any,
         request: BuiltRequest,
         target: Target,
@@ -176,6 +178,8 @@ class Session:
     ) -> None:
         self.lock = threading.Lock()
         self.stream_id = stream_id
+        self.run = run
+        """Tells this stream from one that was started under the same id before or after it."""
         self.tag = tag
         self.model = options.model
         self.options = options
@@ -243,7 +247,7 @@ class Session:
             self._arm()
 
     def subscribe(
-        self, ref: pykka.ActorRef[Any], after: After, flow: FlowControl | None
+        self, ref: pykka.ActorRef[Any], after: Place, flow: FlowControl | None
     ) -> Subscription | None:
         """Add a subscriber; `None` where it is one already.
 
@@ -662,7 +666,7 @@ class Session:
             data = _decoder.decode(payload)
         except ValueError:  # not quite UTF-8, as the stream's actor reads it too
             data = _decoder.decode(payload.decode("utf-8", "replace"))
-        return StreamEvent(self.stream_id, attempt, sequence, data, self.tag)
+        return StreamEvent(self.stream_id, attempt, sequence, data, self.tag, self.run)
 
     # -- with the lock held ------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
 from gemini_streams.launches import Launches
-from gemini_streams.options import After, FromStart, Overflow, Settings
+from gemini_streams.options import FromStart, Overflow, Place, Settings
 from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Session
 from gemini_streams.sse import Decoder
@@ -120,7 +120,7 @@ class Person:
             else queue.Queue()
         )
         self.subscription: Subscription | None = None
-        self.after: After = None
+        self.after: Place = None
         self.first = 0
         """The sequence number at which the present subscription began."""
         self.joined = 1
@@ -275,6 +275,7 @@ class Delivery(RuleBasedStateMachine):
         self.history = history
         table: Any = Table()
         self.session = Session(
+            run="0" * 8,
             stream_id="s",
             tag="tag",
             request=build_request("why", None),
@@ -356,7 +357,7 @@ class Delivery(RuleBasedStateMachine):
                 self.truth.append(msgspec.json.decode(payload))
             Pump._deliver(pump, payloads)
 
-    def _join(self, person: Person, flow: FlowControl, after: After) -> None:
+    def _join(self, person: Person, flow: FlowControl, after: Place) -> None:
         session = self.session
         expected = len(self.truth)
         already = any(s.urn == person.actor_urn and not s.closed for s in session._subscriptions)
@@ -493,7 +494,7 @@ class Delivery(RuleBasedStateMachine):
         in_between=st.booleans(),
     )
     @precondition(lambda self: len(self.people) < 5)
-    def join(self, kind: str, flow: FlowControl, after: After, in_between: bool) -> None:
+    def join(self, kind: str, flow: FlowControl, after: Place, in_between: bool) -> None:
         person = Person(len(self.people), kind)
         self.people.append(person)
         if in_between and self.parked is None and not self.session.ended:
@@ -515,7 +516,7 @@ class Delivery(RuleBasedStateMachine):
         present = person.subscription is not None and not person.subscription.closed
         if not present and person.subscription is not None:
             person.handle(10**9)
-        after: After = None
+        after: Place = None
         match how:
             case "last":
                 after = person.last_seen or FROM_START
