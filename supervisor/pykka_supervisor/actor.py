@@ -8,6 +8,8 @@ It is a `pykka.ThreadingActor` in all that Pykka documents: `on_start`, `on_rece
   Pykka would stop every actor of the process.
 - Its ref goes on working when a supervisor restarts it, and its inbox with it.
 - What Pykka would log as a traceback becomes a structured report.
+- An ask that waits in its inbox when it ends fails before `on_stop` runs, in Pykka after it. Where a
+  supervisor restarts the actor, the ask waits for the next incarnation.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class DeferredReply(Generic[T]):
     """The answer to an ask, given later, from any thread, once.
 
     Both methods say whether this call was the one that answered. When the incarnation that deferred
-    it dies first, the asker gets `pykka.ActorDeadError`.
+    it ends first, the asker gets `pykka.ActorDeadError`, before that incarnation's `on_stop` or
+    `on_failure` runs.
     """
 
     __slots__ = ("_incarnation", "_reply_to")

@@ -91,7 +91,10 @@ class Gone(Exit):
 
 @dataclass(frozen=True, slots=True)
 class Crash(Exit):
-    """An exception left a handler, `on_stop` or, on a tell, `on_receive`.
+    """An exception left the handler of a message that was told.
+
+    Or of any message, where the specification says `crash_on="any"` or the exception is no `Exception`.
+    What `on_stop` or `on_failure` raises is reported and is no reason: the end was decided before.
 
     `exception` has no traceback of its own any more: its frames would keep the dead actor in
     memory. `cause` is one line, `trace` the traceback as text. Two crashes are equal when the type

@@ -3,7 +3,7 @@ r"""The life of a supervised actor: a cell that lasts, and the incarnations that
 Theory of operation
 -------------------
 A `Cell` is what a ref points at: URN, inbox, `actor_stopped`, monitors, who supervises it. It lasts
-until the actor is not restarted any more; then `finish()` closes the inbox, once.
+until the actor is not restarted any more.
 
 An `Incarnation` is one instance of the actor class in one thread. However that thread's body is
 left, `Cell.ended()` runs in it exactly once: that `finally` is what makes one `Down` of every way
@@ -16,6 +16,17 @@ of the actor is called any more.
 
 What an incarnation that is being ended shall die of stands in `order`. Two ways to end one: a stop
 that waits its turn in the inbox, as Pykka's does, and `command()`, which overtakes the inbox.
+
+An end has three steps, in this order, all in the incarnation's thread:
+
+1. `begin_end()` decides the reason and whether the end is final. Nothing changes either afterwards,
+   but that a supervisor may still make a restart final. Nobody waits for an answer of this incarnation
+   any more. Where the end is final, the inbox is closed and what waits in it fails: the actor is dead,
+   as Pykka has it. For a restart the inbox is held.
+2. What lives by the actor ends (links, a supervisor's children), then `on_stop` or `on_failure` runs.
+   What a hook raises is reported.
+3. `ended()`: after a final end the name is released and the monitors are told, in `finish()`; else the
+   supervisor decides.
 """
 
 from __future__ import annotations
@@ -63,6 +74,7 @@ class _Current(threading.local):
 _current = _Current()
 _numbers = itertools.count()
 _leaked: set[Incarnation] = set()
+_ending: set[Cell] = set()
 
 
 def keep(actor: SupervisedActor, name: str, value: object) -> None:
@@ -82,6 +94,11 @@ def current_incarnation() -> Incarnation | None:
 def leaked_threads() -> list[str]:
     """Name the threads that were abandoned and still run, in the whole process."""
     return sorted(incarnation.thread.name for incarnation in tuple(_leaked) if incarnation.thread.is_alive())
+
+
+def ending_roots() -> list[Cell]:
+    """List the actors without a supervisor that are dead, and so in no registry, while their last hooks still run."""
+    return list(_ending)
 
 
 def leaked_in(cell: Cell) -> int:
@@ -171,6 +188,7 @@ class Cell:
         "__weakref__",
         "actor_class",
         "clock",
+        "closed",
         "crash_on",
         "generation",
         "home",
@@ -221,6 +239,8 @@ class Cell:
         self.lock = threading.Lock()
         self.home = forks.here()
         self.generation = 0
+        self.closed = False
+        """Whether the inbox refuses what comes: it has ended for good, or is about to."""
         self.incarnation: Incarnation | None = None
         self.monitors: list[Callable[[Exit, bool], None]] | None = None
         self.name: str | None = None
@@ -310,15 +330,52 @@ class Cell:
 
     # -- death
 
+    def begin_end(self, incarnation: Incarnation, reason: Exit) -> bool:
+        """Decide whether this end is final, before the last hooks run; in the incarnation's thread.
+
+        False where the incarnation was abandoned: then all that this does has been done.
+        """
+        with self.lock:
+            if incarnation.abandoned:
+                return False
+            if incarnation.for_good is not None:
+                return True
+            incarnation.for_good = final = incarnation.is_final(reason)
+            batch, incarnation.batch = incarnation.batch, None
+        incarnation.fail_replies()
+        if batch is not None:
+            self._take_back(batch)
+        if final:
+            self.close()
+        else:
+            self._hold()
+        return True
+
+    def end_for_good(self, incarnation: Incarnation, *, final: bool) -> bool:
+        """Note, for its supervisor, whether the end it orders is final; False where the incarnation has ended.
+
+        One that is in its last hooks already, and was to be restarted, is dead from now on.
+        """
+        with self.lock:
+            if incarnation.reason is not None:
+                return False
+            if incarnation.for_good is None:
+                incarnation.final = final
+                return True
+            if not final or incarnation.for_good:
+                return True
+            incarnation.for_good = True
+        self.close()
+        return True
+
     def ended(self, incarnation: Incarnation, reason: Exit) -> None:
         """Say that an incarnation's thread is about to end; runs in it, once."""
+        self.begin_end(incarnation, reason)
         with self.lock:
             incarnation.retired = True
             incarnation.since = PARKED
-            if incarnation.abandoned:
-                late = True
-            else:
-                late = False
+            late = incarnation.abandoned
+            if not late:
                 incarnation.reason = reason
                 self.last_reason = reason
         if late:
@@ -327,16 +384,10 @@ class Cell:
             _log.info("abandoned_thread_ended", actor=str(self), thread=incarnation.thread.name)
             return
         incarnation.disarm()
-        incarnation.fail_replies()
-        if incarnation.batch is not None:
-            with contextlib.suppress(pykka.ActorDeadError):
-                self.mailbox.unget(Envelope(incarnation.batch))
-        if incarnation.is_final(reason):
+        if incarnation.for_good:
             self.finish(reason)
             if self.supervisor is None and is_abnormal(reason):
                 report(None, "child_terminated", reason, offender={"id": None, "ref": str(self)})
-        elif self.max_buffered is not None:
-            self.mailbox.bound(self.max_buffered)
         if not self._is_forgotten(incarnation, reason):
             self._tell_supervisor(incarnation, reason)
         incarnation.answer_stops()
@@ -352,23 +403,36 @@ class Cell:
             incarnation.abandoned = True
             incarnation.reason = reason
             self.last_reason = reason
+            batch, incarnation.batch = incarnation.batch, None
             _leaked.add(incarnation)
-        if self.max_buffered is not None:
-            self.mailbox.bound(self.max_buffered)
+        self._hold()
         incarnation.order = reason
         incarnation.retire()
         incarnation.fail_replies()
-        if incarnation.batch is not None:
-            with contextlib.suppress(pykka.ActorDeadError):
-                self.mailbox.unget(Envelope(_rest_of(incarnation.batch)))
+        if batch is not None:
+            self._take_back(_rest_of(batch))
         for linked in incarnation.links or ():
             linked.cut()
         actor = incarnation.actor
         if actor is not None:
             actor._supervised_abandoned()  # noqa: SLF001
         incarnation.answer_stops()
+        incarnation.open_gate()
         _log.warning("thread_abandoned", actor=str(self), thread=incarnation.thread.name, reason=reason)
         return True
+
+    def close(self) -> None:
+        """Refuse what comes from now on, and answer what waits, once: the actor is dead."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+        if self.supervisor is None:
+            _ending.add(self)
+        left = self.mailbox.close()
+        _pykka.unregister(self.ref)
+        self.stopped.set()
+        self._dispose(left)
 
     def finish(self, reason: Exit) -> bool:
         """End the actor for good, from any thread; False when it has ended before."""
@@ -378,14 +442,20 @@ class Cell:
             self.reason = reason
             self.last_reason = reason
         names.release(self)
-        if not hasattr(self, "ref"):
-            return True
-        left = self.mailbox.close()
-        _pykka.unregister(self.ref)
-        self.stopped.set()
-        self._dispose(left)
-        self.notify(reason, restarting=False)
+        if hasattr(self, "ref"):
+            self.close()
+            self.notify(reason, restarting=False)
+            _ending.discard(self)
         return True
+
+    def _hold(self) -> None:
+        """Keep for the next incarnation what comes meanwhile, or as much of it as the specification says."""
+        if self.max_buffered is not None and hasattr(self, "mailbox"):
+            self.mailbox.bound(self.max_buffered)
+
+    def _take_back(self, batch: Any) -> None:
+        with contextlib.suppress(pykka.ActorDeadError):
+            self.mailbox.unget(Envelope(batch))
 
     def notify(self, reason: Exit, *, restarting: bool) -> None:
         """Tell the monitors, once each, in the calling thread."""
@@ -412,7 +482,8 @@ class Cell:
             if getattr(type(message), "__actor_batch__", False) is True:
                 try:
                     message.discard()
-                except Exception as error:  # noqa: BLE001
+                except BaseException as error:  # noqa: BLE001
+                    contain(error)
                     _log.error("batch_discard_failed", actor=str(self), exc_info=error)
 
     # -- asked from outside
@@ -459,7 +530,7 @@ class Cell:
             self.finish(reason)
             report(None, "shutdown_error", reason, offender={"id": None, "ref": str(self)})
             return
-        if not wants_restart(self.restart, reason):
+        if incarnation.for_good or not wants_restart(self.restart, reason):
             self.finish(reason)
         self._tell_supervisor(incarnation, reason)
 
@@ -482,8 +553,13 @@ class Cell:
         try:
             self.supervisor.mailbox.put(Envelope(ChildEnded(incarnation)))
         except pykka.ActorDeadError:
-            # Its supervisor is dead, and has ended or will end what it left.
+            # Its supervisor is dead, and has ended or will end what it left. It reports only those ends for which
+            # it waits.
             self.finish(reason)
+            if is_abnormal(reason) and incarnation.final is None and not incarnation.abandoned:
+                report(
+                    self.supervisor.ref, "child_terminated", reason, offender={"id": None, "ref": str(self)}
+                )
 
     def allowance(self) -> float | None:
         """Seconds that ending this actor in order may take, its children's included; None: no limit."""
@@ -507,6 +583,7 @@ class Incarnation(Receiver):
         "deferring",
         "error",
         "final",
+        "for_good",
         "gate",
         "generation",
         "kill_timer",
@@ -538,6 +615,8 @@ class Incarnation(Receiver):
         self.started_at = 0.0
         self.final: bool | None = None
         """What its supervisor has decided about its end beforehand; None: the restart type decides."""
+        self.for_good: bool | None = None
+        """Whether its end is final, from `begin_end` on; None before that."""
         self.start_or_end = False
         self.abandoned = False
         self.order: Exit | None = None
@@ -576,9 +655,9 @@ class Incarnation(Receiver):
         if self.order is None or is_abnormal(reason):
             self.order = reason
         self.retire()
-        batch = self.batch
-        if batch is not None:
-            self.batch = _rest_of(batch)
+        with self.cell.lock:
+            if self.batch is not None:
+                self.batch = _rest_of(self.batch)
         self.interrupt()
 
     def interrupt(self) -> None:
@@ -647,31 +726,34 @@ class Incarnation(Receiver):
             actor.on_start()
         except BaseException as error:  # noqa: BLE001
             self.error = error
-            self._wind_down(actor)
-            if self.order is not None:
-                return self.order
-            return Shutdown("ignore") if isinstance(error, IgnoreStart) else StartFailed.of(error)
+            reason = self.order
+            if reason is None:
+                reason = Shutdown("ignore") if isinstance(error, IgnoreStart) else StartFailed.of(error)
+            if self.cell.begin_end(self, reason):
+                self._wind_down(actor)
+            return reason
         self.started_at = self._monotonic()
         self.started = True
         self.open_gate()
+        failure: tuple[Any, Any, Any] | None = None
         try:
             reason = self._receive(actor)
         except BaseException as error:  # noqa: BLE001
-            if self.abandoned:
-                return Killed()
-            self.since = self._monotonic()
-            self._wind_down(actor)
-            self._hook(actor.on_failure, *sys.exc_info())
-            return self.order if self.order is not None else Crash.of(error)
-        if self.abandoned:
+            failure = sys.exc_info()
+            reason = self.order if self.order is not None else Crash.of(error)
+        if not self.cell.begin_end(self, reason):
             return reason
         self.since = self._monotonic()
         self._wind_down(actor)
-        if is_abnormal(reason):
+        if failure is not None:
+            self._hook(actor.on_failure, *failure)
+            failure = None  # its frames hold this one
+        elif is_abnormal(reason):
             killed = ActorKilledError(f"{self.cell} was killed")
             self._hook(actor.on_failure, ActorKilledError, killed, None)
-            return reason
-        return self._hook(actor.on_stop) or reason
+        else:
+            self._hook(actor.on_stop)
+        return reason
 
     def _wind_down(self, actor: SupervisedActor) -> None:
         """Before the hooks: what lives only by this actor ends."""
@@ -685,20 +767,17 @@ class Incarnation(Receiver):
         except Exception as error:  # noqa: BLE001
             _log.error("wind_down_failed", actor=str(self.cell), exc_info=error)
 
-    def _hook(self, hook: Callable[..., None], *args: Any) -> Crash | None:
-        """Run `on_stop` or `on_failure`; nothing that it raises escapes."""
+    def _hook(self, hook: Callable[..., None], *args: Any) -> None:
+        """Run `on_stop` or `on_failure`; what it raises is reported and changes nothing."""
         try:
             hook(*args)
         except BaseException as error:  # noqa: BLE001
-            crash = Crash.of(error)
             report(
                 None if self.cell.supervisor is None else self.cell.supervisor.ref,
                 "shutdown_error",
-                crash,
+                Crash.of(error),
                 offender={"id": None, "ref": str(self.cell), "hook": getattr(hook, "__name__", "")},
             )
-            return crash
-        return None
 
     def _receive(self, actor: SupervisedActor) -> Exit:
         """Handle messages until the end; an exception of a tell leaves it."""
@@ -840,3 +919,4 @@ def reset_after_fork() -> None:
         forking.retired = forking.abandoned = True
         forking.reply_to = forking.deferring = forking.batch = None
     _leaked.clear()
+    _ending.clear()

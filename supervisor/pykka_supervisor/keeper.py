@@ -387,8 +387,7 @@ class BaseSupervisor(SupervisedActor):
         incarnation = cell.incarnation
         if incarnation is None:
             return None
-        incarnation.final = final
-        if incarnation.reason is not None:
+        if not cell.end_for_good(incarnation, final=final):
             return None
         if brutal or child.spec.shutdown == 0:
             incarnation.command(Killed())
@@ -437,7 +436,7 @@ class BaseSupervisor(SupervisedActor):
             incarnation.cell.abandon(incarnation, Abandoned(f"it was given {allowed} to end"))
         reason = incarnation.reason or Killed()
         child.last_reason = reason
-        if final:
+        if final or incarnation.for_good:
             incarnation.cell.finish(reason)
         else:
             incarnation.cell.notify(reason, restarting=True)
@@ -502,7 +501,7 @@ class BaseSupervisor(SupervisedActor):
             child.hang_timer.cancel()
             child.hang_timer = None
         ignored = isinstance(incarnation.error, IgnoreStart)
-        wanted = wants_restart(child.spec.restart, reason) and not ignored
+        wanted = wants_restart(child.spec.restart, reason) and not ignored and not incarnation.for_good
         if wanted or is_abnormal(reason):
             # An owner that decides itself also says itself what it makes of the end.
             decided = callable(child.spec.backoff)

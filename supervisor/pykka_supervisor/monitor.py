@@ -214,9 +214,7 @@ class _Link:
         demonitor(self._watching)
         other = self._other
         allowed = other.allowance()
-        try:
-            other.ref.request_stop().get(timeout=allowed)
-        except pykka.Timeout:
+        if not other.ref.end(allowed):
             incarnation = other.incarnation
             other.kill()
             if incarnation is not None:

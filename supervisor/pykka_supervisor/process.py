@@ -37,22 +37,22 @@ def end_all_trees() -> None:
     """
     ending.run()
     roots = [
-        ref
+        ref._cell  # noqa: SLF001
         for ref in pykka.ActorRegistry.get_all()
         if isinstance(ref, SupervisedRef) and ref._cell.supervisor is None  # noqa: SLF001
     ]
-    for ref in reversed(roots):
-        cell = ref._cell  # noqa: SLF001
+    # One that is in its last hooks is in Pykka's registry no more.
+    for cell in [*reversed(roots), *incarnation.ending_roots()]:
         allowed = cell.allowance()
         try:
-            ref.request_stop().get(timeout=None if allowed is None else allowed + incarnation.KILL_GRACE)
-        except pykka.Timeout:
-            _log.warning("tree_killed_at_exit", root=str(ref), allowed=allowed)
+            if cell.ref.end(None if allowed is None else allowed + incarnation.KILL_GRACE):
+                continue
+            _log.warning("tree_killed_at_exit", root=str(cell), allowed=allowed)
             cell.kill()
             if cell.incarnation is not None:
                 cell.incarnation.join(incarnation.KILL_GRACE)
         except Exception as error:  # noqa: BLE001
-            _log.error("tree_end_failed", root=str(ref), exc_info=error)
+            _log.error("tree_end_failed", root=str(cell), exc_info=error)
 
 
 def _after_fork_in_child() -> None:

@@ -29,8 +29,11 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     - `tell` and `ask` are atomic against the actor's end: a message is handled, or counted as a dead
       letter, or refused with `pykka.ActorDeadError`; an ask always resolves.
     - `stop()` calls the actor's `interrupt()` and returns when its thread has ended; for a
-      supervisor, when the threads of its children have.
+      supervisor, when the threads of its children have. An actor that is dead already is not waited for.
     - `join()` and `dead_letters`.
+
+    An actor is dead before its `on_stop` or `on_failure` runs, unless it is to be restarted; `join()`
+    also waits for these.
 
     In a child that was forked from the actor's process, the actor is dead: `is_alive()` is False, and all
     else that reaches for it raises `pykka.ActorDeadError` at once.
@@ -107,17 +110,18 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     ) -> bool | pykka.Future[bool]:
         """Stop the actor after what is in its inbox now; as `pykka.ActorRef.stop`.
 
-        True if it was alive, False if it was dead already; `pykka.Timeout` after `timeout` seconds.
-        Whether a supervisor then starts it again is a matter of its restart type. With `block`, the
-        stop of a whole tree also waits until its log lines are written, for at most the root's `shutdown`. Called by
-        `ActorRegistry.stop_all()`, it ends the whole tree that the actor is in, in its order.
+        True if it was alive; `pykka.Timeout` after `timeout` seconds. False, at once, if it was dead
+        already: its last hooks may still run, see `join()`. Whether a supervisor then starts it again is a
+        matter of its restart type. With `block`, the stop of a whole tree also waits until its log lines
+        are written, for at most the root's `shutdown`. Called by `ActorRegistry.stop_all()`, it ends the
+        whole tree that the actor is in, in its order.
         """
         future = self._stop_tree(wait=block) if _pykka.called_from_stop_all() else self.request_stop()
         if not block:
             return future
         until = None if timeout is None else time.monotonic() + timeout
         was_alive = future.get(timeout=timeout)
-        if self._cell.supervisor is None and self._cell.has_children():
+        if was_alive and self._cell.supervisor is None and self._cell.has_children():
             self._flush_logs(until)
         return was_alive
 
@@ -150,7 +154,7 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
             else:
                 was_alive = True
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if incarnation is not None and not incarnation.join(left):
+            if was_alive and incarnation is not None and not incarnation.join(left):
                 raise pykka.Timeout(f"{timeout} seconds")
             return was_alive
 
@@ -173,6 +177,20 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         return incarnation is None or incarnation.join(left)
 
+    def end(self, timeout: float | None) -> bool:
+        """Stop the actor and wait until its thread has ended, also where it is dead and in its last hooks.
+
+        False after `timeout` seconds. For this package's own use, in threads for which no actor waits.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self.request_stop().get(timeout=timeout)
+        except pykka.Timeout:
+            return False
+        incarnation = self._cell.incarnation
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return incarnation is None or incarnation.join(left)
+
     def proxy(self) -> pykka.ActorProxy[A]:
         """As `pykka.ActorRef.proxy`; it, too, goes on working after a restart."""
         return pykka.ActorProxy(actor_ref=self)
@@ -182,14 +200,15 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         root = self._cell
         while root.supervisor is not None:
             root = root.supervisor
-        ended = root.ref.request_stop()
+        root.ref.request_stop()
         caller = current_incarnation()
         inside = caller is not None and _is_below(caller.cell, root)
 
         def stopped(timeout: float | None) -> bool:
             # Whoever is part of the tree cannot wait for its end.
             if wait and not inside:
-                ended.get(timeout=timeout)
+                if not root.ref.join(timeout):
+                    raise pykka.Timeout(f"{timeout} seconds")
             elif not inside and not self.actor_stopped.wait(timeout):
                 raise pykka.Timeout(f"{timeout} seconds")
             return was_alive

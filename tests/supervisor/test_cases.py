@@ -190,7 +190,7 @@ def test_case_06_on_stop_raises_and_the_next_child_is_still_stopped() -> None:
     with Probe() as probe:
         monitor(refs_of(sup)["last"], notify=probe.ref)
         assert sup.stop(timeout=5)
-        assert isinstance(probe.expect(Down).reason, Crash)
+        assert probe.expect(Down).reason == Shutdown()
         probe.expect_nothing(0.02)
     assert log.of("stop") == ["first"]
 

@@ -93,11 +93,11 @@ ROWS: dict[str, Ways] = {
     "raises SystemExit in on_start": Ways(
         on_start=SystemExit(), raised=StartError, reason=StartFailed, hooks=[]
     ),
-    "raises in on_stop": Ways(on_stop=Boom("stop"), reason=Crash, hooks=["start"]),
+    "raises in on_stop": Ways(on_stop=Boom("stop"), hooks=["start"]),
     "raises in on_failure": Ways(
         lambda ref: ref.tell(crash), on_failure=ValueError("failure"), reason=Crash, hooks=["start"]
     ),
-    "raises SystemExit in on_stop": Ways(on_stop=SystemExit(), reason=Crash, hooks=["start"]),
+    "raises SystemExit in on_stop": Ways(on_stop=SystemExit(), hooks=["start"]),
     "raises SystemExit in a tell": Ways(
         lambda ref: ref.tell(crash_with(SystemExit())), reason=Crash, hooks=["start", "failure"]
     ),
