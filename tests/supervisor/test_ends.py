@@ -32,6 +32,7 @@ from pykka_supervisor import (
     supervisor_of,
     whereis,
 )
+from pykka_supervisor.log import flush
 from pykka_supervisor.testing import Probe, await_restart
 from supervisor.kit import Block, Boom, Log, Worker, crash, eventually, instance, stop
 
@@ -72,9 +73,14 @@ class LingersPlain(pykka.ThreadingActor):
 @pytest.fixture
 def reports(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.INFO, "pykka_supervisor")
-    return lambda: [
-        record.getMessage() for record in caplog.records if "supervisor_report" in record.getMessage()
-    ]
+
+    def said() -> list[str]:
+        assert flush(5)
+        return [
+            record.getMessage() for record in caplog.records if "supervisor_report" in record.getMessage()
+        ]
+
+    return said
 
 
 Start = Callable[[Block], Any]
