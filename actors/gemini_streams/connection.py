@@ -368,7 +368,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
             whole = requests.PreparedRequest()
             whole.method, whole.url = request.method, request.url
             pool = super().get_connection_with_tls_context(whole, verify, proxies, cert)
-            super().cert_verify(pool, request.url, verify, cert)  # type: ignore[no-untyped-call]
+            # By the pool's scheme: to a proxy over TLS the server's may be plain HTTP, and the proxy is to be verified.
+            super().cert_verify(pool, f"{pool.scheme}://", verify, cert)  # type: ignore[no-untyped-call]
             route.path = super().request_url(whole, proxies)
             route.pool = pool
         return route.pool

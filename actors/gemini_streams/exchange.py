@@ -241,6 +241,13 @@ class Exchange:
                         # Past SSLSocket.shutdown, which would take the TLS state from under a blocked read.
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
+    def enough(self) -> None:
+        """End the reading of the body: it breaks off where it is."""
+        with self._lock:
+            if self._sock is not None:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
     # -- called by the connection classes above, in the sending thread -----------------------------------------------
 
     def connected(self, sock: socket.socket, *, encrypted: bool) -> None:

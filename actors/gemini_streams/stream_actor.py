@@ -18,6 +18,7 @@ import pykka
 
 from gemini_streams.connection import Connections, Interrupted
 from gemini_streams.errors import (
+    FirstEventTimeoutError,
     GeminiStreamsError,
     StreamCrashedError,
     StreamTruncatedError,
@@ -37,6 +38,9 @@ __all__ = ["AttemptFailed", "StreamActor"]
 _log = get_logger(__name__)
 
 _MAX_ERROR_BODY = 1 << 20
+"""Bytes, decoded."""
+_ERROR_BODY_WITHIN = 4.0
+"""Seconds that the body of an error is waited for: its status is known, and is told without it."""
 _MAX_FRUITLESS_HOPS = 3
 
 
@@ -152,19 +156,18 @@ class StreamActor(SupervisedActor):
         if attempt.interrupted:
             raise Interrupted
         exchange.send(self._connections, session.target, session.url, session.request_body())
-        self._check_answer(exchange)
+        self._check_answer(attempt, exchange)
         session.answering(attempt)
         return Pump(session, attempt, exchange).run(self._connections.reader)
 
-    def _check_answer(self, exchange: Exchange) -> None:
+    def _check_answer(self, attempt: Attempt, exchange: Exchange) -> None:
         status = exchange.status
         kind = exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if status == HTTPStatus.OK and kind in ("text/event-stream", ""):
             return
         session = self._session
         if status == HTTPStatus.OK:
-            body = exchange.read_all(_MAX_ERROR_BODY)
-            error = find_error(body)
+            error = find_error(self._body_of(attempt, exchange))
             if error is not None:
                 raise error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
             raise UnexpectedResponseError(
@@ -183,7 +186,19 @@ class StreamActor(SupervisedActor):
         raise parse_error(
             status,
             exchange.headers,
-            exchange.read_all(_MAX_ERROR_BODY),
+            self._body_of(attempt, exchange),
             now=session.clock.time(),
             scrub=session.target.scrub,
         )
+
+    def _body_of(self, attempt: Attempt, exchange: Exchange) -> bytes:
+        """Return the body of an answer that is no stream, or as much of it as comes in time."""
+        timer = self._session.clock.call_later(_ERROR_BODY_WITHIN, exchange.enough)
+        try:
+            return exchange.read_all(_MAX_ERROR_BODY)
+        except Interrupted:
+            if isinstance(attempt.error, FirstEventTimeoutError):  # what has come says more than that
+                return b""
+            raise
+        finally:
+            timer.cancel()
