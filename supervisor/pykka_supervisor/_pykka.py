@@ -6,6 +6,7 @@ installed Pykka no longer has, so that a new version that moves one fails a test
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import weakref
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pykka
 from pykka import messages
 from pykka._envelope import Envelope
+
+from .registry import IndexedRefs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -71,6 +74,9 @@ def missing_hooks() -> list[str]:
         missing.append("pykka.ActorRef._actor_weakref (from 4.4.2) or ._actor (before)")
     if not hasattr(pykka.ActorRegistry.stop_all, "__func__"):
         missing.append("pykka.ActorRegistry.stop_all, a class method")
+    refs: object = pykka.ActorRegistry._actor_refs  # noqa: SLF001
+    if not isinstance(refs, IndexedRefs):
+        missing.append("pykka.ActorRegistry._actor_refs, a list")
     return missing
 
 
@@ -134,27 +140,26 @@ def point_ref_at(ref: pykka.ActorRef[Any], actor: pykka.Actor) -> None:
         ref._actor = actor  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-_TAIL: Final = 256
-
-
 def unregister(ref: pykka.ActorRef[Any]) -> None:
     """Take a ref out of Pykka's registry; nothing happens where it is not in.
 
-    The registry is a list. Pykka's own `unregister` walks it twice from its head, comparing in
-    Python's C code; this walks its tail first, where the short-lived are, and the whole at most
-    once. It stays O(n) for an old actor among many: 5,000 entries cost some 30 µs, and they are
-    spent in the thread of the actor that ends.
+    It costs the same however many actors there are. Pykka's own `unregister` also logs.
     """
     registry = pykka.ActorRegistry
+    with registry._actor_refs_lock, contextlib.suppress(ValueError):  # noqa: SLF001
+        registry._actor_refs.remove(ref)  # noqa: SLF001
+
+
+def _index_the_registry() -> None:
+    """Replace the list of Pykka's registry by one that finds a ref at once."""
+    registry = pykka.ActorRegistry
     with registry._actor_refs_lock:  # noqa: SLF001
-        refs = registry._actor_refs  # noqa: SLF001
-        try:
-            del refs[refs.index(ref, max(0, len(refs) - _TAIL))]
-        except ValueError:
-            try:
-                refs.remove(ref)
-            except ValueError:
-                return
+        refs: object = registry._actor_refs  # noqa: SLF001
+        if type(refs) is list:
+            registry._actor_refs = IndexedRefs(refs)  # type: ignore[assignment]  # noqa: SLF001
+
+
+_index_the_registry()
 
 
 _STOP_ALL: Final = pykka.ActorRegistry.stop_all.__func__.__code__  # type: ignore[attr-defined]
@@ -185,7 +190,7 @@ def forget_all_actors_after_fork() -> Iterable[pykka.ActorRef[Any]]:
     registry = pykka.ActorRegistry
     registry._actor_refs_lock = threading.RLock()  # noqa: SLF001
     refs = registry._actor_refs[:]  # noqa: SLF001
-    registry._actor_refs.clear()  # noqa: SLF001
+    registry._actor_refs = type(registry._actor_refs)()  # noqa: SLF001
     for ref in refs:
         stopped = ref.actor_stopped
         # Its lock, too, may have been held by a thread that is not here.

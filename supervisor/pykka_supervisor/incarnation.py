@@ -242,7 +242,7 @@ class Cell:
         self.closed = False
         """Whether the inbox refuses what comes: it has ended for good, or is about to."""
         self.incarnation: Incarnation | None = None
-        self.monitors: list[Callable[[Exit, bool], None]] | None = None
+        self.monitors: dict[int, Callable[[Exit, bool], None]] | None = None
         self.name: str | None = None
         self.reason: Exit | None = None
         """Why it ended for good; None while it lives or will be restarted."""
@@ -461,7 +461,7 @@ class Cell:
         """Tell the monitors, once each, in the calling thread."""
         with self.lock:
             monitors, self.monitors = self.monitors, None
-        for monitor in monitors or ():
+        for monitor in (monitors or {}).values():
             try:
                 monitor(reason, restarting)
             except BaseException as error:  # noqa: BLE001

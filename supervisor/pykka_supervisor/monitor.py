@@ -51,7 +51,11 @@ class MonitorRef:
         return f"<MonitorRef {self.number} of {self.ref}>"
 
     def cancel(self) -> bool:
-        """Let it not fire; False when it has, or was cancelled before."""
+        """Take it back, as `demonitor` does."""
+        return demonitor(self)
+
+    def take(self) -> bool:
+        """Claim the right to fire it, or to let it go, once; from any thread."""
         try:
             self._live.pop()
         except IndexError:
@@ -65,7 +69,7 @@ class MonitorRef:
 
     def fire(self, reason: Exit, restarting: bool) -> None:  # noqa: FBT001
         """Give the `Down`, once."""
-        if self.cancel():
+        if self.take():
             self._notify(Down(self, self.ref, reason, restarting))
 
 
@@ -104,10 +108,8 @@ def monitor(
             alive = cell.reason is None
             if alive:
                 if cell.monitors is None:
-                    cell.monitors = []
-                elif len(cell.monitors) >= _PRUNE_FROM:
-                    cell.monitors = [fire for fire in cell.monitors if _is_pending(fire)]
-                cell.monitors.append(told.fire)
+                    cell.monitors = {}
+                cell.monitors[told.number] = told.fire
         if not alive:
             told.fire(NoProc(), restarting=False)
     elif forks.is_forked(ref):
@@ -125,22 +127,18 @@ def demonitor(monitor_ref: MonitorRef) -> bool:
     False: its `Down` was given, or is being given now. A `Down` that was told to an actor may still be
     in its inbox; OTP's `flush` has no counterpart here.
     """
-    cancelled = monitor_ref.cancel()
+    if not monitor_ref.take():
+        return False
     ref = monitor_ref.ref
-    if cancelled and isinstance(ref, SupervisedRef) and not ref._cell.home.forked:  # noqa: SLF001
-        cell = ref._cell  # noqa: SLF001
+    if not isinstance(ref, SupervisedRef):
+        _sweeper.remove(monitor_ref)
+        return True
+    cell = ref._cell  # noqa: SLF001
+    if not cell.home.forked:
         with cell.lock:
             if cell.monitors is not None:
-                cell.monitors = [fire for fire in cell.monitors if _is_pending(fire)] or None
-    return cancelled
-
-
-_PRUNE_FROM: Final = 64
-
-
-def _is_pending(fire: Callable[[Exit, bool], None]) -> bool:
-    owner = getattr(fire, "__self__", None)
-    return not isinstance(owner, MonitorRef) or owner.pending
+                cell.monitors.pop(monitor_ref.number, None)
+    return True
 
 
 def _notifier(notify: Callable[[Down], None] | pykka.ActorRef[Any] | None) -> Callable[[Down], None]:
@@ -233,7 +231,7 @@ class _Watched:
 
     def __init__(self, ref: pykka.ActorRef[Any]) -> None:
         self.ref = ref
-        self.monitors: list[MonitorRef] = []
+        self.monitors: dict[int, MonitorRef] = {}
         self.thread: threading.Thread | None = None
         self.missing = 0
         actor = _pykka.referenced_actor(ref)
@@ -260,18 +258,26 @@ class _Sweeper:
             watched = self._watched.get(key)
             if watched is None:
                 watched = self._watched[key] = _Watched(told.ref)
-            watched.monitors.append(told)
+            watched.monitors[told.number] = told
             if self._timer is None:
                 self._timer = SYSTEM_CLOCK.call_later(_SWEEP_EVERY, self._sweep)
+
+    def remove(self, told: MonitorRef) -> None:
+        """Forget one that was taken back."""
+        key = id(told.ref)
+        with self._lock:
+            watched = self._watched.get(key)
+            if watched is not None:
+                watched.monitors.pop(told.number, None)
+                if not watched.monitors:
+                    del self._watched[key]
 
     def _sweep(self) -> None:
         with self._lock:
             ended: list[tuple[_Watched, Exit]] = []
             unknown: list[_Watched] = []
             for key, watched in list(self._watched.items()):
-                if not any(told.pending for told in watched.monitors):
-                    del self._watched[key]
-                elif not watched.ref.is_alive():
+                if not watched.ref.is_alive():
                     ended.append((watched, Gone()))
                     del self._watched[key]
                 elif watched.thread is not None:
@@ -284,7 +290,7 @@ class _Sweeper:
                 self._find_threads(unknown, ended)
             self._timer = SYSTEM_CLOCK.call_later(_SWEEP_EVERY, self._sweep) if self._watched else None
         for watched, reason in ended:
-            for told in watched.monitors:
+            for told in list(watched.monitors.values()):
                 try:
                     told.fire(reason, restarting=False)
                 except BaseException as error:  # noqa: BLE001

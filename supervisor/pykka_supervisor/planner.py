@@ -40,7 +40,7 @@ def plan_restart(
     children: Sequence[tuple[str, RestartType]],
     dead: str,
 ) -> Plan:
-    """Plan for the death of `dead`; `children` are all of them in start order."""
+    """Plan for the death of `dead`; `children` are all of them in start order, or those from `dead` on."""
     if strategy == "one_for_one":
         return Plan((), (), (dead,))
     ids = [child for child, _ in children]

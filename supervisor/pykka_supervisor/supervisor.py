@@ -7,6 +7,7 @@ OTP's `supervisor`; docs/otp-rules.md sets each beside what stands for it here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from .child import ChildSpec, ChildSpecLike, as_child_spec
@@ -25,7 +26,7 @@ from .incarnation import Cell, Incarnation, Internal, report
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .monitor import link, refuse_outside_an_actor
 from .planner import Strategy, plan_restart
-from .policy import GIVE_UP, Intensity
+from .policy import GIVE_UP, Intensity, RestartType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -324,14 +325,25 @@ class Supervisor(BaseSupervisor):
             return
         if cell is not None:
             cell.notify(reason, restarting=True)
-        order = [(key, known.spec.restart) for key, known in self._children.items()]
-        plan = plan_restart(self._strategy, order, child.spec.key)
+        plan = plan_restart(self._strategy, self._affected(child), child.spec.key)
         for key in plan.stop:
             known = self._children[key]
             self._end_in_order([known], final=key in plan.forget)
         for key in plan.forget:
             self._forget(self._children[key])
         self._schedule([self._children[key] for key in plan.start], decision, at_once=incarnation is not None)
+
+    def _affected(self, child: Child) -> list[tuple[str, RestartType]]:
+        """Find what a restart of this child may touch, in start order: no more is looked at than that."""
+        children: Iterable[Child] = self._children.values()
+        if self._strategy == "one_for_one":
+            children = (child,)
+        elif self._strategy == "rest_for_one":
+            later = list(
+                itertools.takewhile(lambda known: known is not child, reversed(self._children.values()))
+            )
+            children = (child, *reversed(later))
+        return [(known.spec.key, known.spec.restart) for known in children]
 
     def _ended_by_itself(self, child: Child) -> None:
         if not child.spec.significant or self._auto_shutdown == "never":
