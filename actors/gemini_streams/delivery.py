@@ -12,7 +12,9 @@ The rules (contract, section 8):
 - Control messages need no room, but never overtake what is buffered before them.
 
 Everything here but `acknowledge` runs with the session's lock held, in whichever thread holds it: the stream's, the
-subscriber's (when credit lets the buffer flow), the supervisor's. Nothing here blocks.
+subscriber's (when credit lets the buffer flow), the supervisor's. Nothing here blocks: an inbox that might is put into
+by a thread of its own (`carried`). A subscriber whose inbox is closed, or raises, is gone: its subscription closes, and
+the session lets it leave.
 
 How a message is put depends on the subscriber. A `SubscriberActor` and an iterator take all events of a read as one
 batch and acknowledge it when they have handled it. Any other Pykka actor gets each event as a message of its own,
@@ -22,7 +24,9 @@ and behind every half window an attribute request that Pykka itself answers, in 
 
 from __future__ import annotations
 
+import functools
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
@@ -30,6 +34,7 @@ from typing import Any, ClassVar, Protocol
 import pykka
 from pykka.messages import ProxyGetAttr
 
+from gemini_streams.carried import CarriedInbox, never_blocks
 from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
 from gemini_streams.safely import safely
@@ -66,6 +71,10 @@ class Owner(Protocol):
 
     stream_id: str
     tag: Any
+    lock: threading.Lock
+
+    def lost(self, subscription: Subscription, error: BaseException) -> None:
+        """Take note, without the lock, that a subscriber's inbox has raised."""
 
     def on_credit(self, subscription: Subscription) -> None:
         """Take note, in the subscriber's thread, that a starved subscription has drained."""
@@ -163,14 +172,6 @@ class _Credit:
 _Waiting = tuple[int, int, int, Any]
 
 
-def _never_blocks(inbox: Any) -> bool:
-    return (
-        isinstance(inbox, Mailbox)
-        or type(inbox) is queue.Queue
-        or getattr(inbox, "never_blocks", False) is True
-    )
-
-
 def common_room(subscriptions: Iterable[Subscription], size: int) -> tuple[list[Subscription], int, int]:
     """Return who of these has no room for an event of so many bytes, and how many events and bytes fit all of them.
 
@@ -220,7 +221,6 @@ class Subscription:
         "closed",
         "flow",
         "pausing",
-        "prompt",
         "ref",
         "replaying",
         "stalled_since",
@@ -236,8 +236,8 @@ class Subscription:
         self.flow = flow
         self.pausing = flow.overflow == "pause"
         self._inbox: Any = ref.actor_inbox
-        self.prompt = _never_blocks(self._inbox)
-        """Whether putting into its inbox surely never blocks: no code of an application's is in it."""
+        if not never_blocks(self._inbox):
+            self._inbox = CarriedInbox(self._inbox, owner.lock, functools.partial(owner.lost, self))
         self._batched = getattr(ref.actor_class, "takes_batches", False)
         half = flow.overflow == "drop_oldest"
         self._inbox_window = (flow.window + 1) // 2 if half else flow.window
@@ -309,10 +309,10 @@ class Subscription:
         )
 
     def push(self, events: list[StreamEvent], payloads: list[bytes], size: int) -> bool:
-        """Send new events, all of one read, `size` bytes together; `False` where this subscriber must be let go."""
+        """Send new events, all of one read, `size` bytes together; `False` where it must be let go, or is gone."""
         if self.takes(len(events), size):
             self._put_events(events, size, payloads)
-            return True
+            return not self.closed
         return self._push_slowly(events, [len(payload) for payload in payloads])
 
     def _push_slowly(self, events: list[StreamEvent], sizes: list[int]) -> bool:
@@ -324,7 +324,7 @@ class Subscription:
             self._put_events(events[:fits], sum(sizes[:fits]), (), sizes[:fits])
         rest = events[fits:]
         if not rest:
-            return True
+            return not self.closed
         sizes = sizes[fits:]
         policy = self.flow.overflow
         # Those who pause have joined just now: only what fits all of them is taken off the socket. And nobody is
@@ -343,7 +343,7 @@ class Subscription:
         self.flush()  # credit may have come since it was seen that they do not fit
         if policy == "drop_oldest" and not keeps and self._drop_oldest():
             self.flush()
-        return True
+        return not self.closed
 
     def _drop_oldest(self) -> bool:
         """Make the buffer fit the window again; whether something had to go for that."""
@@ -456,6 +456,8 @@ class Subscription:
         self.closed = True
         self._last = None
         self._emptied()
+        if isinstance(self._inbox, CarriedInbox):
+            self._inbox.clear()
 
     def flush(self) -> None:
         """Send of the buffer what fits by now."""
@@ -593,7 +595,7 @@ class Subscription:
         if self._batched:
             try:
                 self._inbox.put(Envelope(EventBatch(self, events, self._sent, self._sent_bytes)))
-            except pykka.ActorDeadError:
+            except Exception:  # noqa: BLE001 - above all, it is closed
                 self.close()
             return
         self._put_one_by_one(events, count, size, map(len, payloads) if sizes is None else sizes)
@@ -634,23 +636,17 @@ class Subscription:
                     inbox.queue.extend(envelopes)
                     inbox.unfinished_tasks += len(envelopes)
                     inbox.not_empty.notify()
-            elif isinstance(inbox, queue.Queue):
-                with inbox.mutex:
-                    for envelope in envelopes:
-                        inbox._put(envelope)  # noqa: SLF001 - the hook for queues of another order
-                    inbox.unfinished_tasks += len(envelopes)
-                    inbox.not_empty.notify()
             else:
                 for envelope in envelopes:
                     inbox.put(envelope)
-        except pykka.ActorDeadError:
+        except Exception:  # noqa: BLE001 - above all, it is closed
             self.close()
 
     def _put(self, message: Any) -> None:
         if self._batched:
             try:
                 self._inbox.put(Envelope(ControlBatch(message)))
-            except pykka.ActorDeadError:
+            except Exception:  # noqa: BLE001 - above all, it is closed
                 self.close()
         else:
             self._put_all([Envelope(message)])

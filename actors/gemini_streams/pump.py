@@ -100,7 +100,7 @@ class Pump:
             try:
                 data = exchange.read() if much else exchange.read_now()
                 if data is None:
-                    if session.prompt and self._lend(reader):
+                    if self._lend(reader):
                         continue
                     data = exchange.read()
                 much = len(data) >= _MUCH

@@ -152,7 +152,6 @@ class Session:
         "model",
         "next_sequence",
         "options",
-        "prompt",
         "ref",
         "run",
         "slot",
@@ -209,8 +208,6 @@ class Session:
         self._silences = 0
         self._subscriptions: tuple[Subscription, ...] = ()
         self._strict: tuple[Subscription, ...] = ()  # who is let go as soon as something does not fit
-        self.prompt = True
-        """Whether a delivery surely never blocks, whoever makes it."""
         self._pausing: tuple[Subscription, ...] = ()
         self._parked: threading.Lock | None = None
         self._holding = 0  # subscriptions for whose credit the stream's thread waits
@@ -490,17 +487,19 @@ class Session:
     def deliver_now(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> bool:
         """Do the same where nothing in it can take time, for the shared reader; else `False`, and nothing is done.
 
-        Nothing can where nobody has the lock, no inbox can block, and nobody has to be let go.
+        Nothing can where nobody has the lock, and nobody has to be let go.
         """
         size = sum(map(len, payloads))
         if not self.lock.acquire(blocking=False):
             return False
         try:
-            if not self.prompt or not all(s.takes(len(events), size) for s in self._strict):
+            if not all(s.takes(len(events), size) for s in self._strict):
                 return False
-            self._deliver(attempt, events, payloads, size)
+            interrupted = self._deliver(attempt, events, payloads, size)
         finally:
             self.lock.release()
+        if interrupted is not None:
+            _end(interrupted)
         return True
 
     def _deliver(
@@ -529,6 +528,19 @@ class Session:
         for subscription in slow:
             interrupted = self._let_go(subscription) or interrupted
         return interrupted
+
+    def lost(self, subscription: Subscription, error: BaseException) -> None:
+        """Let a subscriber leave whose inbox, of an application's own kind, has raised; in the thread that put."""
+        with self.lock:
+            subscription.close()
+            interrupted = self._leave(subscription)
+        _end(interrupted)
+        _log.warning(
+            "subscriber_lost",
+            stream_id=self.stream_id,
+            subscriber=subscription.urn,
+            error=type(error).__name__,
+        )
 
     def next_hop(self, attempt: Attempt) -> None:
         """Take note that the answer goes on in another request of the same attempt. Raises `Retired`."""
@@ -607,6 +619,8 @@ class Session:
             if self.status in ENDED:  # meanwhile
                 return None
             self._restart(error, attempt, resume_at, delay)
+            if self.status in ENDED:  # nobody has taken the news
+                return None
         _log.info(
             "stream_restarting",
             stream_id=self.stream_id,
@@ -636,8 +650,16 @@ class Session:
         """Let a subscription that has drained take more."""
         with self.lock:
             subscription.flush()
-            if subscription.stalled_since is None:
-                return
+            if subscription.closed and not self.ended:
+                interrupted = self._leave(subscription)
+            else:
+                interrupted = None
+                self._go_on(subscription)
+        _end(interrupted)
+
+    def _go_on(self, subscription: Subscription) -> None:
+        """Let the stream go on that this subscription has held, if it has room again. With the lock held."""
+        if subscription.stalled_since is not None:
             if not subscription.has_room(self._next_size):
                 subscription.starve()  # for the next credit, not this one
                 if not subscription.has_room(self._next_size):
@@ -676,7 +698,6 @@ class Session:
 
     def _join(self, subscription: Subscription) -> None:
         self._subscriptions = (*self._subscriptions, subscription)
-        self.prompt = self.prompt and subscription.prompt
         if subscription.flow.overflow == "disconnect":
             self._strict = (*self._strict, subscription)
         if subscription.pausing:
@@ -687,10 +708,11 @@ class Session:
 
     def _leave(self, subscription: Subscription) -> Attempt | None:
         """Take a subscription out; returns the attempt to interrupt where that ended the stream."""
+        if subscription not in self._subscriptions:
+            return None
         self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
         self._pausing = tuple(s for s in self._pausing if s is not subscription)
         self._strict = tuple(s for s in self._strict if s is not subscription)
-        self.prompt = all(s.prompt for s in self._subscriptions)
         self._table.unwatch(subscription.ref, self)
         self._wake()
         if self._subscriptions or self.ended:
@@ -713,7 +735,9 @@ class Session:
         )
 
     def _let_go(self, subscription: Subscription) -> Attempt | None:
-        """End one subscription that does not keep up."""
+        """End one subscription that does not keep up, or whose inbox is closed."""
+        if subscription.closed:
+            return self._leave(subscription)
         flow = subscription.flow
         late = (
             f"held the stream paused for {flow.stall_timeout:g} s"
@@ -763,6 +787,9 @@ class Session:
         for subscription in self._subscriptions:
             subscription.restart(message)
             subscription.stalled_since = None
+        for subscription in self._subscriptions:
+            if subscription.closed:
+                self._leave(subscription)
 
     def _finish(
         self,

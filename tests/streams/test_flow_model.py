@@ -48,7 +48,7 @@ from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
 from gemini_streams.launches import Launches
-from gemini_streams.options import FromStart, Overflow, Place, Settings
+from gemini_streams.options import Overflow, Place, Settings
 from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Session
 from gemini_streams.sse import Decoder
@@ -381,12 +381,10 @@ class Delivery(RuleBasedStateMachine):
             assert already or session.ended
             return
         assert not already
-        if after is None:
+        if not isinstance(after, tuple):  # it begins anew, also where it will never read what it gets now
             person.content.clear()
-            person.first = expected
-        elif isinstance(after, FromStart):
-            person.content.clear()
-            person.first = 0
+            person.last_seen = None
+            person.first = expected if after is None else 0
         person.subscription, person.after, person.segment = subscription, after, []
         person.read_when_looked_at = -1
         person.joined = session.attempt
