@@ -1,0 +1,172 @@
+"""A case of the fuzz run: all that happens in it, decided before anything runs, from a seed and the case's number.
+
+Pure. `make_case` says what the application does and when; `answer_to` what the server says to a stream's n-th request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from fuzz.answer import Answer, make_answer
+from fuzz.content import Taste
+from fuzz.marks import Mark
+
+__all__ = ["ATTEMPTS", "Case", "Deed", "ReaderPlan", "StreamPlan", "answer_to", "key_of", "make_case"]
+
+ATTEMPTS = 4
+_WILD = 3
+"""Requests of a stream that get a wild answer; those behind them get a sound one."""
+
+ReaderKind = Literal["plain", "batches", "slow", "iterator", "dies"]
+Overflow = Literal["pause", "drop_oldest", "drop_newest", "disconnect"]
+What = Literal["stop", "join", "leave", "kill", "info", "kill manager"]
+
+
+@dataclass(frozen=True)
+class ReaderPlan:
+    """One subscriber. `patience`: of an iterator, after how many items it leaves; of one that dies, likewise."""
+
+    kind: ReaderKind
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """One stream."""
+
+    number: int
+    at: float
+    tenant: int
+    taste: Taste
+    readers: tuple[ReaderPlan, ...]
+    window: int
+    overflow: Overflow
+    history: int
+    keep: float
+    deadline: float
+    on_partial: Literal["restart", "fail"]
+
+
+@dataclass(frozen=True)
+class Deed:
+    """Something that the application does to a stream while it runs."""
+
+    at: float
+    what: What
+    stream: int
+    reader: ReaderKind = "plain"
+    after: Literal["live", "start", "seen"] = "live"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: a server, a manager, tenants, streams, and what is done to them. Times are seconds."""
+
+    seed: int
+    number: int
+    tls: bool
+    tenants: int
+    max_event_bytes: int
+    idle_timeout: float
+    first_event_timeout: float
+    linger: float
+    streams: tuple[StreamPlan, ...]
+    deeds: tuple[Deed, ...]
+    stop_at: float | None
+    """When the manager is stopped in the middle of everything; `None`: when all streams have ended."""
+
+    def disturbed(self, stream: int) -> bool:
+        """Whether a stream may end otherwise than its answers say."""
+        return self.stop_at is not None or any(
+            deed.what in ("stop", "kill") and deed.stream == stream for deed in self.deeds
+        )
+
+
+def key_of(case: int, tenant: int) -> str:
+    """Return a tenant's API key."""
+    return f"AIzaFuzz{case:08d}Tenant{tenant:02d}_" + "KeyOfOneTenantOnly"[: 18 - tenant]
+
+
+def _rng(*parts: object) -> Random:
+    return Random("/".join(str(part) for part in parts))
+
+
+def make_case(seed: int, number: int, *, small: bool = False) -> Case:
+    """Return the case; `small`: fewer streams, for a short run."""
+    rng = _rng(seed, number)
+    tenants = rng.choice([1, 2, 2, 2, 3])
+    count = rng.choice([2, 4, 6] if small else [3, 6, 10, 16])
+    last = 0.25 if small else 0.5
+    streams = tuple(_stream(rng, index, tenants, last) for index in range(count))
+    deeds: list[Deed] = []
+    for stream in streams:
+        for _ in range(rng.choice([0, 0, 0, 1, 2])):
+            what: What = rng.choice(["stop", "join", "join", "leave", "kill", "kill", "info"])
+            reader: ReaderKind = rng.choice(["plain", "batches"])
+            at = stream.at + rng.choice([0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.6)])
+            deeds.append(Deed(at, what, stream.number, reader, rng.choice(["live", "start", "seen"])))
+    if rng.random() < 0.1:
+        deeds.append(Deed(rng.uniform(0, 0.5), "kill manager", 0))
+    return Case(
+        seed=seed,
+        number=number,
+        tls=rng.random() < 0.6,
+        tenants=tenants,
+        max_event_bytes=rng.choice([20_000, 200_000, 1 << 20]),
+        idle_timeout=0.4,
+        first_event_timeout=rng.choice([0.4, 0.6]),
+        linger=rng.choice([0.0, 0.3, 2.0]),
+        streams=streams,
+        deeds=tuple(sorted(deeds, key=lambda deed: deed.at)),
+        stop_at=rng.uniform(0, 0.8) if rng.random() < 0.15 else None,
+    )
+
+
+def _stream(rng: Random, number: int, tenants: int, last: float) -> StreamPlan:
+    sound = rng.random() < 0.4
+    usage = rng.random() < 0.3
+    taste = Taste(
+        odd=rng.choice([0.0, 0.1, 0.3, 0.6]),
+        usage=0.9 if usage else 0.2,
+        hops=rng.random() < (0.6 if usage else 0.15),
+        sound=sound,
+    )
+    kinds: list[ReaderKind] = ["plain", "batches", "batches", "slow", "iterator", "dies"]
+    first = rng.choice(kinds)
+    readers = [ReaderPlan(first, rng.choice([None, None, 0, 1, 5]) if first == "iterator" else 2)]
+    if first != "iterator":
+        readers += [
+            ReaderPlan(rng.choice(["plain", "batches", "slow"])) for _ in range(rng.choice([0, 0, 1, 2]))
+        ]
+    return StreamPlan(
+        number=number,
+        at=rng.uniform(0, last),
+        tenant=rng.randrange(tenants),
+        taste=taste,
+        readers=tuple(readers),
+        window=rng.choice([1, 4, 256]),
+        overflow=rng.choice(["pause", "pause", "pause", "drop_oldest", "drop_newest", "disconnect"]),
+        history=rng.choice([0, 3000, 1 << 20]),
+        keep=rng.choice([0.0, 0.0, 0.5]),
+        deadline=rng.choice([1.5, 1.5, 0.5]),
+        on_partial=rng.choice(["restart", "restart", "restart", "fail"]),
+    )
+
+
+def answer_to(case: Case, stream: int, request: int, *, bombs: bool = True) -> Answer:
+    """Return what the server answers to the stream's request of this number; the first is 0."""
+    plan = case.streams[stream]
+    taste = plan.taste
+    if request >= _WILD:
+        taste = Taste(odd=0.0, usage=0.0, hops=False, sound=True)
+    return make_answer(
+        _rng(case.seed, case.number, stream, request),
+        taste,
+        Mark(case.number, plan.tenant, stream, request, 0),
+        key_of(case.number, plan.tenant),
+        case.max_event_bytes,
+        may_hop=request < _WILD - 1,
+        bombs=bombs,
+    )
