@@ -36,6 +36,7 @@ End = Literal["keep", "fin", "rst", "bare", "silence"]
 
 IdleEnd = Literal["fin", "rst", "bare", "bytes"]
 _IDLE_ENDS: tuple[IdleEnd, ...] = ("fin", "rst", "bare", "bytes", "bytes")
+_CUT_ENDS: tuple[End, ...] = ("fin", "rst", "bare", "silence")
 _MOSTLY_KEPT: tuple[End, ...] = ("keep", "keep", "keep", "keep", "keep", "keep", "keep", "fin", "bare")
 
 
@@ -96,6 +97,8 @@ def make_answer(
             return _refusal(rng, mark, key, bombs=bombs)
         if rng.random() < 0.03:
             return _flood(rng, mark, key)
+        if rng.random() < 0.02:
+            return _noise(rng)
     found = pieces(rng, taste, mark, max_event_bytes, may_hop=may_hop)
     body = written(rng, found, taste.odd)
     hops = any('"CONTINUATION"' in piece.payload for piece in found)
@@ -123,6 +126,7 @@ def make_answer(
         hops=hops,
         can_complete=coding.can_complete(body),
         framed=head.sound and wire.sound,
+        intact=not coding.opaque,
         sound=head.sound and wire.sound and coding.sound and body.spoilt_at is None,
     )
     answer = replace(answer, sound=answer.sound and (hops or answer.can_complete))
@@ -160,7 +164,7 @@ def _cut(rng: Random, answer: Answer, at: int, *, can_complete: bool) -> Answer:
         answer,
         recipe=f"{answer.recipe}, cut at {at} of {answer.size}",
         writes=tuple(writes),
-        end=rng.choice(["fin", "rst", "bare", "silence"]),
+        end=rng.choice(_CUT_ENDS),
         sound=False,
         can_complete=can_complete,
     )
@@ -356,6 +360,22 @@ def _refusal(rng: Random, mark: Mark, key: str, *, bombs: bool) -> Answer:
         answer = replace(answer, writes=(Write(head.data), Write(data)))
     answer = _behind(rng, answer, mark, key, at_boundary=aligned)
     return replace(answer, writes=_in_pieces(rng, answer, aligned=aligned))
+
+
+def _noise(rng: Random) -> Answer:
+    """Random bytes, or what another protocol would say."""
+    data = rng.choice(
+        [
+            rng.randbytes(rng.choice([1, 30, 3000, 100_000])),
+            b"SSH-2.0-OpenSSH_9.6\r\n",
+            b"220 mail.example ESMTP\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
+            b"",
+        ]
+    )
+    end = rng.choice(_CUT_ENDS)
+    return Answer(f"noise, {len(data)} bytes", (Write(data),) if data else (), end, can_complete=False)
 
 
 def _flood(rng: Random, mark: Mark, key: str) -> Answer:

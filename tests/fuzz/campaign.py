@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 import itertools
 import multiprocessing
@@ -104,9 +105,8 @@ def _kind(text: str) -> str:
 def run_one(seed: int, number: int) -> int:
     """Show a case and run it alone; returns how many findings it has."""
     case = make_case(seed, number)
-    _say(
-        f"tls={case.tls} tenants={case.tenants} max_event_bytes={case.max_event_bytes} stop_at={case.stop_at}"
-    )
+    shown = {field.name: getattr(case, field.name) for field in dataclasses.fields(case)}
+    _say(" ".join(f"{name}={value!r}" for name, value in shown.items() if name not in ("streams", "deeds")))
     for stream in case.streams:
         _say(f"{stream}")
         for request in range(3):

@@ -64,7 +64,7 @@ def coded(rng: Random, body: Body, *, sound: bool, bombs: bool) -> Coded:
         case 3:
             whole = _packed(rng, body.data, "gzip")
             behind = rng.choice([b"\0" * 64, b"garbage", whole.data])
-            return Coded(whole.data + behind, whole.header, whole.wbits, sound=False)
+            return Coded(whole.data + behind, whole.header, whole.wbits, sound=False, opaque=True)
         case 4:
             twice = _packed(rng, _packed(rng, body.data, "gzip").data, "gzip")
             return Coded(twice.data, "gzip, gzip", None, sound=False, opaque=True)

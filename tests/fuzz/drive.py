@@ -17,7 +17,15 @@ from fuzz.plan import ATTEMPTS, Case, Deed, ReaderPlan, StreamPlan, key_of, make
 from fuzz.readers import Reader, read_by_iterator, start_reader
 from fuzz.server import HostileServer, Played, prompt
 from fuzz.watch import LogWatch, ManagerWatch, Metronome, peak_memory, reset_peak
-from gemini_streams import FROM_START, FlowControl, Gemini, GeminiStreamsError, ManagerActor, RetryPolicy
+from gemini_streams import (
+    FROM_START,
+    Drain,
+    FlowControl,
+    Gemini,
+    GeminiStreamsError,
+    ManagerActor,
+    RetryPolicy,
+)
 from leftovers import Before
 from pykka_supervisor.testing import kill
 
@@ -39,6 +47,8 @@ class Evidence:
     started: set[int] = field(default_factory=set)
     played: list[Played] = field(default_factory=list)
     log: list[tuple[int, str]] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    """What the manager has shown of its streams."""
     wrong: list[str] = field(default_factory=list)
     """What has been seen to be wrong while it ran."""
     stalled: float = 0.0
@@ -81,7 +91,8 @@ class _Run:
         ]
         self._manager = ManagerActor.start(
             endpoint=self._endpoints[0],
-            max_streams=50,
+            max_streams=case.max_streams,
+            max_waiting=50,
             max_event_bytes=case.max_event_bytes,
             idle_timeout=case.idle_timeout,
             first_event_timeout=case.first_event_timeout,
@@ -96,7 +107,9 @@ class _Run:
         try:
             with ManagerWatch(self._manager, self._metronome) as watch:
                 self._do_all()
+                self._drain()
                 self._await_ends()
+                self._all_over()
                 self._stop()
             self._evidence.wrong += watch.wrong
         finally:
@@ -125,11 +138,11 @@ class _Run:
         if case.stop_at is not None:
             time.sleep(max(0.0, began + case.stop_at - time.monotonic()))
 
-    def _start(self, stream: StreamPlan) -> None:
-        options: dict[str, Any] = {
+    def _options(self, stream: StreamPlan, tenant: int) -> dict[str, Any]:
+        return {
             "stream_id": str(stream.number),
             "model": f"model-{stream.number}",  # a 429's wait is shared by model
-            "endpoint": self._endpoints[stream.tenant],
+            "endpoint": self._endpoints[tenant],
             "flow": FlowControl(window=stream.window, overflow=stream.overflow, stall_timeout=0.5),
             "history": stream.history,
             "keep": stream.keep,
@@ -143,6 +156,9 @@ class _Run:
             ),
             "tag": stream.number,
         }
+
+    def _start(self, stream: StreamPlan) -> None:
+        options = self._options(stream, stream.tenant)
         contents = prompt(self._case.number, stream.number)
         if stream.readers[0].kind == "iterator":
             reader = Reader(stream.number, stream.readers[0])
@@ -177,9 +193,30 @@ class _Run:
                 if actor is not None:
                     kill(actor)
             case "info":
-                repr(manager.get_stream_info(name, timeout=_ASK))
+                info = manager.get_stream_info(name, timeout=_ASK)
+                self._evidence.shown.append(f"{info!r} {info.stream_ref} {info.config} {info.request_body}")
+            case "again":
+                self._again(self._case.streams[deed.stream], deed)
             case "kill manager":
                 kill(manager)
+
+    def _again(self, stream: StreamPlan, deed: Deed) -> None:
+        """Have another tenant start a stream with the same id and contents: it must not get the first one's."""
+        case = self._case
+        if case.tenants < 2:
+            return
+        tenant = (stream.tenant + 1) % case.tenants
+        reader = start_reader(stream.number, ReaderPlan(deed.reader))
+        reader.tenant = tenant
+        self._evidence.readers.append(reader)
+        assert reader.ref is not None
+        self._manager.start_stream(
+            prompt(case.number, stream.number),
+            subscriber=reader.ref,
+            timeout=_ASK,
+            **self._options(stream, tenant),
+        )
+        reader.due = True
 
     def _join(self, deed: Deed) -> None:
         reader = start_reader(deed.stream, ReaderPlan(deed.reader))
@@ -210,6 +247,39 @@ class _Run:
                     )
                     break
                 reader.record.ended.wait(0.02)
+
+    def _drain(self) -> None:
+        """Drain the manager, where the plan says so: it answers when it said that it would."""
+        patience = self._case.drain
+        if patience is None:
+            return
+        began = time.monotonic()
+        try:
+            self._manager.ask(Drain(patience), timeout=20)
+        except pykka.ActorDeadError:  # it was killed with the request in its hands
+            return
+        except pykka.Timeout:
+            self._evidence.wrong.append("Drain was not answered within 20 s")
+        took = time.monotonic() - began - self._metronome.stalled(began)
+        if took > patience + ENDS_WITHIN:
+            self._evidence.wrong.append(f"Drain({patience}) was answered after {took:.1f} s")
+
+    def _all_over(self) -> None:
+        """Nothing holds a slot when all streams have ended, and each of them was counted once."""
+        if self._case.stop_at is not None:
+            return
+        until = time.monotonic() + ENDS_WITHIN
+        while True:
+            stats = self._manager.get_stats(timeout=_ASK)
+            ended = {"completed", "error", "stopped"}
+            running = {k: n for k, n in stats.streams_by_status.items() if n and k not in ended}
+            told = stats.completed + stats.failed + stats.stopped
+            if not running and told == stats.started:
+                return
+            if time.monotonic() - self._metronome.stalled(until - ENDS_WITHIN) > until:
+                self._evidence.wrong.append(f"all have ended, and still: {stats}")
+                return
+            time.sleep(0.02)
 
     def _stop(self) -> None:
         began = time.monotonic()

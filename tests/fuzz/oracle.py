@@ -23,7 +23,6 @@ from fuzz.plan import answer_to, key_of
 from fuzz.readers import Reader
 from gemini_streams import (
     APIError,
-    ConnectionLostError,
     DeadlineExceededError,
     FirstEventTimeoutError,
     IdleTimeoutError,
@@ -33,6 +32,7 @@ from gemini_streams import (
     StreamError,
     StreamEvent,
     StreamRestarting,
+    UnexpectedResponseError,
 )
 from gemini_streams.testing import check_history
 
@@ -84,6 +84,9 @@ def _whose_bytes(evidence: Evidence, reader: Reader) -> Iterator[str]:
     attempt_of: dict[int, int] = {}
     for message in reader.record.messages:
         for mark in _marks(message):
+            if reader.tenant is not None:
+                yield f"another tenant, with the same id and contents, received {mark} in {_short(message)}"
+                continue
             if mark.case != case.number or mark.stream != reader.stream:
                 late = mark.event == LATE and mark.case == case.number and mark.tenant == plan.tenant
                 if not late:  # what comes in the moment of a request cannot be told from its answer
@@ -140,7 +143,7 @@ def _its_place(
 def _which_end(evidence: Evidence, reader: Reader) -> Iterator[str]:
     """The end is what the server's answers make it."""
     case, messages = evidence.case, reader.record.messages
-    if not messages or reader.stream not in evidence.started:
+    if not messages or reader.stream not in evidence.started or reader.tenant is not None:
         return
     last = messages[-1]
     plan = case.streams[reader.stream]
@@ -164,8 +167,9 @@ def _which_end(evidence: Evidence, reader: Reader) -> Iterator[str]:
             plan.overflow == "disconnect" or _slow_readers(evidence, reader.stream) or _stalled(evidence)
         )
         timed = isinstance(error, FirstEventTimeoutError | IdleTimeoutError | DeadlineExceededError)
-        lost = isinstance(error, ConnectionLostError) and plan.on_partial == "fail"
-        if not excused and not lost and not (timed and _stalled(evidence)):
+        queued = case.queues and isinstance(error, DeadlineExceededError)
+        rough = case.rough and (timed or isinstance(error, ConnectionError | UnexpectedResponseError))
+        if not excused and not queued and not rough and not (timed and _stalled(evidence)):
             yield f"failed though all answers were sound: {type(error).__name__}: {error}"
     elif isinstance(last, StreamError) and isinstance(last.error, APIError) and not plan.taste.sound:
         text = str(last.error)
@@ -226,9 +230,9 @@ def reveals(text: str, key: str) -> bool:
 
 def _revealed(evidence: Evidence) -> Iterator[str]:
     keys = [key_of(evidence.case.number, tenant) for tenant in range(evidence.case.tenants)]
-    for _, line in evidence.log:
+    for line in [*(line for _, line in evidence.log), *evidence.shown]:
         if any(reveals(line, key) for key in keys):
-            yield f"a log line shows a key: {line[:300]}"
+            yield f"a log line, or a StreamInfo, shows a key: {line[:300]}"
     seen: set[str] = set()
     for reader in evidence.readers:
         for message in reader.record.messages:

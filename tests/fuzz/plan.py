@@ -13,7 +13,17 @@ from fuzz.answer import Answer, make_answer
 from fuzz.content import Taste
 from fuzz.marks import Mark
 
-__all__ = ["ATTEMPTS", "Case", "Deed", "ReaderPlan", "StreamPlan", "answer_to", "key_of", "make_case"]
+__all__ = [
+    "ATTEMPTS",
+    "Case",
+    "Deed",
+    "ReaderPlan",
+    "StreamPlan",
+    "answer_to",
+    "greeting_of",
+    "key_of",
+    "make_case",
+]
 
 ATTEMPTS = 4
 _WILD = 3
@@ -21,7 +31,10 @@ _WILD = 3
 
 ReaderKind = Literal["plain", "batches", "slow", "iterator", "dies"]
 Overflow = Literal["pause", "drop_oldest", "drop_newest", "disconnect"]
-What = Literal["stop", "join", "leave", "kill", "info", "kill manager"]
+What = Literal["stop", "join", "leave", "kill", "info", "again", "kill manager"]
+"""`again`: another tenant starts a stream with the same id and contents."""
+Greeting = Literal["", "fin", "rst", "silence", "garbage", "cut"]
+"""What becomes of a connection before its first request; empty: nothing odd. `cut`: closed in the handshake."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,11 @@ class Case:
 
     seed: int
     number: int
-    tls: bool
+    tls: Literal["", "TLSv1.2", "TLSv1.3"]
     tenants: int
+    rough: bool
+    """Whether some connections fail before their first request."""
+    max_streams: int
     max_event_bytes: int
     idle_timeout: float
     first_event_timeout: float
@@ -76,6 +92,13 @@ class Case:
     deeds: tuple[Deed, ...]
     stop_at: float | None
     """When the manager is stopped in the middle of everything; `None`: when all streams have ended."""
+    drain: float | None
+    """Before it is stopped, the manager is drained for so long."""
+
+    @property
+    def queues(self) -> bool:
+        """Whether streams wait for their turn."""
+        return self.max_streams < len(self.streams)
 
     def disturbed(self, stream: int) -> bool:
         """Whether a stream may end otherwise than its answers say."""
@@ -103,7 +126,7 @@ def make_case(seed: int, number: int, *, small: bool = False) -> Case:
     deeds: list[Deed] = []
     for stream in streams:
         for _ in range(rng.choice([0, 0, 0, 1, 2])):
-            what: What = rng.choice(["stop", "join", "join", "leave", "kill", "kill", "info"])
+            what: What = rng.choice(["stop", "join", "join", "leave", "kill", "kill", "info", "again"])
             reader: ReaderKind = rng.choice(["plain", "batches"])
             at = stream.at + rng.choice([0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.6)])
             deeds.append(Deed(at, what, stream.number, reader, rng.choice(["live", "start", "seen"])))
@@ -112,8 +135,10 @@ def make_case(seed: int, number: int, *, small: bool = False) -> Case:
     return Case(
         seed=seed,
         number=number,
-        tls=rng.random() < 0.6,
+        tls=rng.choice(["", "", "TLSv1.2", "TLSv1.3", "TLSv1.3"]),
         tenants=tenants,
+        rough=rng.random() < 0.15,
+        max_streams=rng.choice([50, 50, 50, 3]),
         max_event_bytes=rng.choice([20_000, 200_000, 1 << 20]),
         idle_timeout=0.4,
         first_event_timeout=rng.choice([0.4, 0.6]),
@@ -121,6 +146,7 @@ def make_case(seed: int, number: int, *, small: bool = False) -> Case:
         streams=streams,
         deeds=tuple(sorted(deeds, key=lambda deed: deed.at)),
         stop_at=rng.uniform(0, 0.8) if rng.random() < 0.15 else None,
+        drain=rng.choice([0.0, 0.1, 1.0]) if rng.random() < 0.15 else None,
     )
 
 
@@ -128,7 +154,7 @@ def _stream(rng: Random, number: int, tenants: int, last: float) -> StreamPlan:
     sound = rng.random() < 0.4
     usage = rng.random() < 0.3
     taste = Taste(
-        odd=rng.choice([0.0, 0.1, 0.3, 0.6]),
+        odd=rng.choice([0.0, 0.0, 0.1, 0.3, 0.6]),
         usage=0.9 if usage else 0.2,
         hops=rng.random() < (0.6 if usage else 0.15),
         sound=sound,
@@ -153,6 +179,14 @@ def _stream(rng: Random, number: int, tenants: int, last: float) -> StreamPlan:
         deadline=rng.choice([1.5, 1.5, 0.5]),
         on_partial=rng.choice(["restart", "restart", "restart", "fail"]),
     )
+
+
+def greeting_of(case: Case, connection: int) -> Greeting:
+    """Return what becomes of a connection before its first request; the first one is 1."""
+    rng = _rng(case.seed, case.number, "connection", connection)
+    if not case.rough or rng.random() < 0.7:
+        return ""
+    return rng.choice(["fin", "rst", "silence", "garbage", "cut"])
 
 
 def answer_to(case: Case, stream: int, request: int, *, bombs: bool = True) -> Answer:

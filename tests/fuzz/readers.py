@@ -97,6 +97,8 @@ class Reader:
         self.plan = plan
         self.record = Record()
         self.ref: pykka.ActorRef[Any] | None = None
+        self.tenant: int | None = None
+        """Which tenant it belongs to, where that is not the stream's."""
         self.after: Any = None
         self.first: int | None = 0
         """The sequence number that it began at; `None`: not known."""

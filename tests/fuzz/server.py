@@ -24,7 +24,7 @@ from typing import Self
 import trustme
 
 from fuzz.answer import Afterwards, Answer
-from fuzz.plan import Case, answer_to, key_of
+from fuzz.plan import Case, answer_to, greeting_of, key_of
 
 __all__ = ["HostileServer", "Played", "prompt"]
 
@@ -32,6 +32,10 @@ _RESET = struct.pack("ii", 1, 0)
 _STUCK = 5.0
 """Seconds that a write or a read waits for the client."""
 _ASKED = re.compile(rb"this is fuzz stream (\d+) of case (\d+)")
+
+
+_NOT_YOURS = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+"""What a tenant gets who starts a stream with another's id and contents."""
 
 
 def prompt(case: int, stream: int) -> str:
@@ -52,10 +56,11 @@ class Played:
 
 
 @functools.cache
-def _certificate() -> tuple[ssl.SSLContext, str]:
+def _certificate(version: str) -> tuple[ssl.SSLContext, str]:
     """Return a server's context and the path of the authority that a client has to trust; made once a process."""
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion[version.replace(".", "_")]
     authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.ECDSA).configure_cert(context)
     path = Path(tempfile.mkdtemp(prefix="fuzz-")) / "ca.pem"
     authority.cert_pem.write_to_path(path)
@@ -72,7 +77,7 @@ class HostileServer:
         self.authority = ""
         """The path of the certificates that a client has to trust; empty where the server speaks plain HTTP."""
         if case.tls:
-            self._context, self.authority = _certificate()
+            self._context, self.authority = _certificate(case.tls)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -141,6 +146,8 @@ class HostileServer:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(_STUCK)
+            if not connection.greet(greeting_of(self._case, number)):
+                return
             if self._context is not None:
                 with self._lock:
                     self._open.discard(sock)
@@ -169,9 +176,13 @@ class HostileServer:
             self.complaints.append(f"a request that nobody made: {head[:100]!r}")
             return False
         stream = int(asked[1])
-        key = key_of(case.number, case.streams[stream].tenant)
-        if f"x-goog-api-key: {key}".encode() not in head.replace(b"X-Goog-Api-Key", b"x-goog-api-key"):
-            self.complaints.append(f"stream {stream} asked with another tenant's key")
+        key = key_of(case.number, case.streams[stream].tenant).encode()
+        asked_with = re.findall(rb"(?i)\r\nx-goog-api-key: *([^\r]*)", head)
+        if asked_with != [key]:
+            if not any(deed.what == "again" and deed.stream == stream for deed in case.deeds):
+                self.complaints.append(f"stream {stream} asked with another tenant's key")
+            connection.write(_NOT_YOURS, 0)
+            return True
         with self._lock:
             nth = self._nth[stream]
             self._nth[stream] += 1
@@ -197,6 +208,21 @@ class _Connection:
         self.sock = sock
         self._closing = closing
         self._read = b""
+
+    def greet(self, greeting: str) -> bool:
+        """Do what becomes of the connection before its first request; whether it can be used."""
+        match greeting:
+            case "":
+                return True
+            case "silence":
+                self.wait_for_the_end()
+            case "garbage":
+                self.write(b"220 no HTTP\r\n\x15\x03\x01\x00", 0)
+            case "cut":
+                self._more()
+                self.write(b"\x16\x03\x03\x00\x7a\x02", 0)
+        self.end("rst" if greeting == "rst" else "bare")
+        return False
 
     def read_request(self) -> tuple[bytes, bytes] | None:
         """Return the next request's head and body; `None` where the client has closed."""
