@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check soak bench bench-plots lock clean
+.PHONY: demo test lint types check soak fuzz bench bench-plots lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
@@ -24,6 +24,11 @@ check: lint types test
 # The long fault run: 1,000 streams, 5 minutes.
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak --timeout=900 -n 0 tests
+
+# Hostile servers for some minutes: `make fuzz MINUTES=30`, one finding again: `make fuzz SEED=7 CASE=123`.
+MINUTES ?= 5
+fuzz: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE))
 
 # Every promise of performance against its peers, about 12 minutes on two quiet cores; the figures go to build/bench.json.
 bench: $(READY)
