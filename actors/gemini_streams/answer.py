@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from gemini_streams.errors import GeminiStreamsError, IncompleteAnswerError, StreamEndedError
-from gemini_streams.gemini.generate import candidate_of, parts_of
+from gemini_streams.gemini.generate import candidate_of, whole_parts_of
+from gemini_streams.gemini.json_values import copied
 from gemini_streams.messages import (
     EventsDropped,
     LastMessage,
@@ -173,7 +174,7 @@ class Answer:
         """
         if not isinstance(self._last, StreamComplete) or self.missing:
             return []
-        return [_copied(call) for _, call in self._calls]
+        return [copied(call) for _, call in self._calls]
 
     @property
     def content(self) -> dict[str, Any] | None:
@@ -283,7 +284,7 @@ class Answer:
 
     def _read(self, event: StreamEvent) -> None:
         """Keep what an event says, and nothing else of it."""
-        parts = parts_of(event.data)
+        parts = whole_parts_of(event.data)
         piece: Piece
         if len(parts) == 1 and len(parts[0]) == 1 and "text" in parts[0]:
             piece = parts[0]["text"]
@@ -356,26 +357,10 @@ def _merged(pieces: Iterable[Piece]) -> Iterator[dict[str, Any]]:
                 thought = bool(part.get("thought"))
                 texts.append(part["text"])
             elif part.keys() - {"thought"}:
-                yield _copied(part)
+                yield copied(part)
     yield from joined()
 
 
 def _is_plain(part: dict[str, Any]) -> bool:
     """Whether a part is a text, or a thought's, and nothing more."""
     return "text" in part and len(part) == 1 + ("thought" in part)
-
-
-def _copied(value: dict[str, Any]) -> dict[str, Any]:
-    """Copy JSON of any depth; `copy.deepcopy` recurses."""
-    whole: dict[str, Any] = {}
-    left: list[tuple[Any, Any]] = [(value, whole)]
-    while left:
-        source, target = left.pop()
-        for key, inner in source.items() if isinstance(source, dict) else enumerate(source):
-            copied = (
-                {} if isinstance(inner, dict) else [None] * len(inner) if isinstance(inner, list) else inner
-            )
-            target[key] = copied
-            if copied is not inner:
-                left.append((inner, copied))
-    return whole

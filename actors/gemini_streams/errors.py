@@ -145,13 +145,16 @@ class DeadlineExceededError(GeminiStreamsError, TimeoutError):
 
 
 class StreamTruncatedError(GeminiStreamsError):
-    """The body ended cleanly, but the answer did not: no finishReason and no blockReason, or half an event."""
+    """The body ended cleanly, but the answer did not.
+
+    No finishReason and no blockReason, a candidate without its finishReason, half an event, half a function call.
+    """
 
     default_retryable = True
 
 
 class MalformedEventError(GeminiStreamsError):
-    """A finished event that is no JSON object."""
+    """A finished event that is no JSON object, or nests too deep."""
 
 
 class EventTooLargeError(GeminiStreamsError):

@@ -174,6 +174,8 @@ class StreamEvent(msgspec.Struct, frozen=True):
     attempt: int
     sequence: int
     data: dict[str, Any]
+    """The event's JSON. The last piece of a function call that came in pieces is the whole call here, and a character
+    of which an event has only half is in the next event."""
     tag: Any = None
     run: str = ""
     """Which run of its `stream_id` the stream is."""
@@ -195,7 +197,10 @@ class StreamEvent(msgspec.Struct, frozen=True):
 
     @property
     def function_calls(self) -> list[dict[str, Any]]:
-        """Candidate 0's function calls, as the API sent them."""
+        """Candidate 0's function calls, as the API sent them.
+
+        A call whose arguments are streamed in pieces is in the event that completes it, and in no other.
+        """
         return function_calls_of(self.data)
 
     @property
@@ -250,6 +255,8 @@ class StreamComplete(msgspec.Struct, frozen=True):
     duration: float
     first_event_after: float | None
     tag: Any = None
+    finish_message: str | None = None
+    """What the service says of the finish reason, in words, where it says anything."""
 
     @property
     def ok(self) -> bool:

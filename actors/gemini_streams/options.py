@@ -237,7 +237,7 @@ class ManagerOptions(StreamOptions, total=False):
     max_streams (100): How many streams may run at once.
     max_waiting (0): How many more streams may wait for their turn; the next one is refused.
     connect_timeout (5.0): How long connecting to one address, and the handshake, may take.
-    max_event_bytes (16777216): The size of the largest event that is accepted.
+    max_event_bytes (67108864): The size of the largest event that is accepted.
     linger (5.0): How long a stream that has ended stays visible.
     shutdown (5.0): How long each actor of the manager's tree may take to end.
     clock (SYSTEM_CLOCK): What tells the time; for tests.
@@ -268,7 +268,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = 100
     max_waiting: int = 0
     connect_timeout: float = 5.0
-    max_event_bytes: int = 16 << 20
+    max_event_bytes: int = 64 << 20
     linger: float = 5.0
     shutdown: float = 5.0
     clock: Clock = SYSTEM_CLOCK

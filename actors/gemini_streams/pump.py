@@ -9,19 +9,29 @@ The rules:
   sends much at once. What it found stands here, and `run` goes on from it.
 - So at any time one thread uses a pump, its decoder and its exchange.
 - A failure is raised behind what came before it: that is delivered first.
+- A break (the connection lost, silence) is none where the answer was whole before it. Where an error of the server's
+  stands before it, half in an event or in none, that is what the answer failed of.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
+from gemini_streams.connection import Interrupted
 from gemini_streams.delivery import NO_LIMIT
-from gemini_streams.errors import GeminiStreamsError, MalformedEventError, StreamTruncatedError
+from gemini_streams.errors import (
+    APIError,
+    ConnectionLostError,
+    FirstEventTimeoutError,
+    GeminiStreamsError,
+    IdleTimeoutError,
+    StreamTruncatedError,
+)
 from gemini_streams.exchange import Exchange
 from gemini_streams.gemini.failures import error_from_event, find_error
-from gemini_streams.gemini.generate import End, at_end
+from gemini_streams.gemini.generate import is_nothing
+from gemini_streams.gemini.json_values import TooDeepError, decode
+from gemini_streams.gemini.meaning import End, at_end
 from gemini_streams.messages import StreamEvent
 from gemini_streams.reader import Reader
 from gemini_streams.session import Attempt, Session
@@ -33,8 +43,6 @@ _MUCH = 8192
 """Bytes of a read behind which a server surely has more to send at once: waking a thread for it is no waste."""
 _MANY = 8
 """From so many subscribers on, one large batch is worth a look at the socket; below, it only ages the objects."""
-
-_decode = msgspec.json.Decoder().decode
 
 
 class Pump:
@@ -92,7 +100,7 @@ class Pump:
                     self._deliver(decoder.take(count, room))
                 continue
             if self._failure is not None:
-                raise self._failure
+                return self._break(self._failure)
             if self._ended:
                 return self._end()
             if attempt.free <= 0 or attempt.free_bytes <= 0:
@@ -105,7 +113,7 @@ class Pump:
                     data = exchange.read()
                 much = len(data) >= _MUCH
                 self._feed(data)
-            except GeminiStreamsError as error:
+            except (GeminiStreamsError, Interrupted) as error:
                 self._fail(error)
 
     def _read_more(self) -> bool:
@@ -115,7 +123,7 @@ class Pump:
             if data is None:
                 return False
             self._feed(data)
-        except GeminiStreamsError as error:
+        except (GeminiStreamsError, Interrupted) as error:
             self._fail(error)
         return True
 
@@ -135,7 +143,7 @@ class Pump:
             self._feed(data)
         return lent
 
-    def _fail(self, error: GeminiStreamsError) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._failure = error
         self._exchange.close()
 
@@ -182,8 +190,7 @@ class Pump:
                 if not self._fits():
                     return False
                 payloads = decoder.take()
-                events, self._failure = _events_of(self._session, attempt, payloads)
-                payloads = payloads[: len(events)]
+                events, payloads, self._failure = _events_of(self._session, attempt, payloads)
                 if events and not self._session.deliver_now(attempt, events, payloads):
                     self._undelivered = events, payloads
                     return False
@@ -197,31 +204,44 @@ class Pump:
     # -- whoever has it
 
     def _deliver(self, payloads: list[bytes]) -> None:
-        events, broken = _events_of(self._session, self._attempt, payloads)
+        events, kept, broken = _events_of(self._session, self._attempt, payloads)
         if events:
-            self._session.deliver(self._attempt, events, payloads[: len(events)])
+            self._session.deliver(self._attempt, events, kept)
         if broken is not None:
             raise broken
+
+    def _break(self, why: BaseException) -> End:
+        """Decide what a break means: `COMPLETE` where the answer was whole, else it raises."""
+        attempt, decoder = self._attempt, self._decoder
+        if isinstance(why, Interrupted) and attempt.error is not None:
+            why = attempt.error
+        if isinstance(why, ConnectionLostError | IdleTimeoutError | FirstEventTimeoutError):
+            error = find_error(decoder.bare)
+            if error is not None:
+                raise self._said(error)
+            if attempt.meaning.whole and not decoder.unfinished:
+                return End.COMPLETE
+        raise why
+
+    def _said(self, error: dict[str, Any]) -> APIError:
+        session = self._session
+        return error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
 
     def _end(self) -> End:
         """Decide what the clean end of the body means, and give the connection back."""
         session, attempt, exchange, decoder = self._session, self._attempt, self._exchange, self._decoder
         last = decoder.end()
         exchange.finish()
-        half = False
-        if last is not None:
-            try:
-                _decode(last)
-            except ValueError:
-                half = True
-            except RecursionError:  # whole, as far as anybody can tell, and no event: _deliver says so
-                pass
-            if not half:
-                session.room(attempt, len(last))
-                self._deliver([last])
-        error = find_error(bytes(decoder.stray)) if decoder.stray else None
+        rest = decoder.take()
+        half = last is not None and _is_half(last)
+        if last is not None and not half:
+            rest.append(last)
+        if rest:
+            session.room(attempt, len(rest[0]))
+            self._deliver(rest)
+        error = find_error(last) if last is not None and half else None
         if error is not None:
-            raise error_from_event({"error": error}, now=session.clock.time(), scrub=session.target.scrub)
+            raise self._said(error)
         ending = at_end(
             attempt.meaning, clean=True, half_event=half, automatic=session.automatic_continuation
         )
@@ -230,49 +250,39 @@ class Pump:
         raise StreamTruncatedError(ending.why or "the answer stopped with CONTINUATION behind its last token")
 
 
+def _is_half(payload: bytes) -> bool:
+    """Whether an event that nothing has closed is no whole one."""
+    try:
+        decode(payload)
+    except TooDeepError:  # whole, as far as anybody can tell, and no event: _deliver says so
+        return False
+    except ValueError:
+        return not is_nothing(payload)
+    return False
+
+
 def _events_of(
     session: Session, attempt: Attempt, payloads: list[bytes]
-) -> tuple[list[StreamEvent], GeminiStreamsError | None]:
-    """Decode events; returns those before one that is none, or an error, and what is to be said of that."""
-    stream_id, tag, run, number, sequence = (
+) -> tuple[list[StreamEvent], list[bytes], GeminiStreamsError | None]:
+    """Decode events.
+
+    Returns those before one that is none, or an error; what to keep of each; and what is to be said of that one.
+    """
+    stream_id, tag, run, number, meaning = (
         session.stream_id,
         session.tag,
         session.run,
         attempt.number,
-        session.next_sequence,
+        attempt.meaning,
     )
-    meaning = attempt.meaning
-    see = meaning.see
-    events: list[StreamEvent] = []
-    broken: GeminiStreamsError | None = None
-    for payload in payloads:
-        try:
-            data = _decode(payload)
-        except (ValueError, RecursionError):
-            data = _leniently(payload)
-        if type(data) is not dict:
-            see(data)
-            if meaning.error is None:
-                broken = MalformedEventError(
-                    f"event {sequence} of the answer is no JSON object ({len(payload)} bytes)"
-                )
-                break
-        else:
-            see(data)
-        if meaning.error is not None:
-            broken = error_from_event(data, now=session.clock.time(), scrub=session.target.scrub)
-            break
-        events.append(StreamEvent(stream_id, number, sequence, data, tag, run))
-        sequence += 1
-    return events, broken
-
-
-def _leniently(payload: bytes) -> Any:
-    """Decode what is not quite UTF-8, as WHATWG's decoder would; `None` where it is no JSON.
-
-    Nor is what nests deeper than the decoder goes: asked again, the server would say the same.
-    """
-    try:
-        return _decode(payload.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
+    data, kept = meaning.read(payloads)
+    events = [
+        StreamEvent(stream_id, number, sequence, each, tag, run)
+        for sequence, each in enumerate(data, session.next_sequence)
+    ]
+    broken: GeminiStreamsError | None = meaning.broken
+    if meaning.error is not None:
+        broken = error_from_event(
+            {"error": meaning.error}, now=session.clock.time(), scrub=session.target.scrub
+        )
+    return events, kept, broken

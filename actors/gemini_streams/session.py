@@ -40,8 +40,10 @@ from gemini_streams.errors import (
 )
 from gemini_streams.exchange import Exchange
 from gemini_streams.gemini.endpoint import Target
-from gemini_streams.gemini.generate import Meaning, add_usage
+from gemini_streams.gemini.json_values import decode
+from gemini_streams.gemini.meaning import Meaning, Pieces
 from gemini_streams.gemini.request import BuiltRequest, encode_body, with_token
+from gemini_streams.gemini.usage import add_usage
 from gemini_streams.history import ALL_KEPT, History
 from gemini_streams.lifecycle import ENDED, follow
 from gemini_streams.messages import (
@@ -97,10 +99,10 @@ class Attempt:
         "received",
     )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, meaning: Meaning) -> None:
         self.number = number
         self.exchange: Exchange | None = None
-        self.meaning = Meaning()
+        self.meaning = meaning
         self.interrupted = False
         self.error: GeminiStreamsError | None = None
         """Why it was interrupted, where that is a failure."""
@@ -129,6 +131,7 @@ class Session:
         "_keep_until",
         "_last",
         "_next_size",
+        "_open",
         "_parked",
         "_pausing",
         "_restart_error",
@@ -202,6 +205,7 @@ class Session:
         self.events_count = 0
         self.next_sequence = 0
         self._token: str | None = None
+        self._open: Pieces | None = None  # what was in pieces at that token
         self._checkpoint = 0  # the sequence number at which the answer goes on with _token
         self._usage: dict[str, Any] | None = None  # of the requests before the present one that stand
         self._restart_error: GeminiStreamsError | None = None
@@ -415,7 +419,7 @@ class Session:
                 return None
             if self.status == "restarting":
                 self.status = follow(self.status, "starting")
-            attempt = self.current = Attempt(self.attempt)
+            attempt = self.current = Attempt(self.attempt, self._meaning())
             return attempt
 
     @property
@@ -522,7 +526,7 @@ class Session:
         self._history.remember(first, payloads)
         meaning = attempt.meaning
         if meaning.token is not None and self.automatic_continuation:
-            self._token = meaning.token
+            self._token, self._open = meaning.token, meaning.open
             self._checkpoint = self.next_sequence - (attempt.hop - meaning.token_index)
         interrupted = None
         for subscription in slow:
@@ -547,7 +551,7 @@ class Session:
         with self.lock:
             self._check(attempt)
             self._usage = self.usage()
-            attempt.meaning = Meaning()
+            attempt.meaning = self._meaning()
             attempt.hop = 0
             attempt.exchange = None
             attempt.error = None  # a silence that ended as it was noticed
@@ -570,6 +574,7 @@ class Session:
                 self.duration,
                 None if first is None else first - self.started_mono,
                 self.tag,
+                meaning.finish_message,
             ),
             attempt=attempt,
         ):
@@ -684,13 +689,13 @@ class Session:
 
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
-        try:
-            data = _decoder.decode(payload)
-        except ValueError:  # not quite UTF-8, as the stream's actor reads it too
-            data = _decoder.decode(payload.decode("utf-8", "replace"))
-        return StreamEvent(self.stream_id, attempt, sequence, data, self.tag, self.run)
+        return StreamEvent(self.stream_id, attempt, sequence, decode(payload), self.tag, self.run)
 
     # -- with the lock held ------------------------------------------------------------------------------------------
+
+    def _meaning(self) -> Meaning:
+        """Return what takes the events of the next request."""
+        return Meaning(self.options.max_event_bytes, self._open)
 
     def _check(self, attempt: Attempt) -> None:
         if self.current is not attempt or attempt.interrupted:

@@ -7,11 +7,11 @@ The rules (WHATWG HTML, 9.2.6 "Interpreting an event stream"):
 - A line is a field and its value, split at the first colon, one space behind it dropped; a line without a colon is a
   field with an empty value; a line that starts with a colon is a comment.
 - `data` lines of one event are joined with LF. A blank line ends an event; an event without `data` is not dispatched.
-- `id` (ignored if it holds NUL) and `retry` (digits only) are kept in `last_event_id` and `retry`; the event's type
-  is not: Gemini's payloads name their own.
+- `event`, `id` and `retry` are left out: Gemini's payloads name their own type, and the policy decides on retries.
 
-Where Gemini differs: a last event that no blank line closes counts, `end()` returns it. A line that is no field at
-all (an error as bare JSON in the middle of a stream) is not dropped but kept in `stray`.
+Where Gemini differs: a last event that no blank line closes counts, `end()` returns it. JSON that stands outside of
+any event (`strays`) is an event, at the place where it closes. So is what goes on, without `data:`, with the JSON of
+an event under way. A body that begins with `<` is a page: `UnexpectedResponseError`.
 
 The decoder is bounded: an event whose lines are larger than `max_event_bytes` raises `EventTooLargeError`, in
 whatever cuts it comes. Any cut of the same bytes gives the same events.
@@ -25,13 +25,15 @@ from __future__ import annotations
 
 import re
 
-from gemini_streams.errors import EventTooLargeError
+from gemini_streams.errors import EventTooLargeError, UnexpectedResponseError
+from gemini_streams.strays import StrayValue
 
 __all__ = ["Decoder"]
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
-_MAX_STRAY = 65536
+_FIELDS = (b"event", b"id", b"retry")
+"""What is left out, beside comments."""
 _PREFIX = b"data: "
 
 
@@ -44,17 +46,17 @@ class Decoder:
 
     __slots__ = (
         "_at_start",
+        "_begun",
         "_data",
+        "_judged",
         "_max",
         "_next",
         "_ready",
         "_separator",
         "_size",
         "_skip_lf",
+        "_stray",
         "_tail",
-        "last_event_id",
-        "retry",
-        "stray",
     )
 
     def __init__(self, max_event_bytes: int) -> None:
@@ -64,14 +66,12 @@ class Decoder:
         self._tail = bytearray()  # what no line end has closed yet
         self._separator = b""  # a blank line as this stream writes it, LF or CRLF, once that is known
         self._data: list[bytes] | None = None  # data lines of the event under way
+        self._judged = False  # whether it was seen if its JSON is open
         self._size = 0  # bytes of the lines of the event under way
         self._skip_lf = False  # the last line ended with CR at the end of a read: an LF may follow
         self._at_start = True
-        self.stray = bytearray()
-        """Lines that are no field of SSE, joined with LF; at most the first 64 KiB."""
-        self.last_event_id = ""
-        self.retry: int | None = None
-        """Milliseconds, where the server named them."""
+        self._begun = False  # there was something else than blank lines
+        self._stray: StrayValue | None = None  # the value under way that is in no event
 
     @property
     def waiting(self) -> int:
@@ -81,7 +81,17 @@ class Decoder:
     @property
     def unfinished(self) -> bool:
         """Whether the bytes so far end in the middle of an event."""
-        return bool(self._tail) or self._data is not None
+        return (
+            self._data is not None
+            or self._stray is not None
+            or (bool(self._tail) and not self._tail.startswith(b":"))
+        )
+
+    @property
+    def bare(self) -> bytes:
+        """What has begun outside of any event, and has not closed: an error, perhaps, whose line has no end."""
+        stray = b"" if self._stray is None else self._stray.piece
+        return stray + bytes(self._tail)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the stream.
@@ -108,6 +118,7 @@ class Decoder:
             self._keep([chunk[6 : -len(separator)]])
             self._separator = separator
             self._at_start = False
+            self._begun = True
             return
         if separator and self._data is None and not self._size and not self._skip_lf and separator in chunk:
             data = b"".join((self._tail, chunk)) if self._tail else chunk
@@ -125,6 +136,7 @@ class Decoder:
                     self._tail.clear()
                     self._separator = separator
                     self._at_start = False
+                    self._begun = True
                     chunk = data[end + len(separator) :]
         if b"\n" in chunk or b"\r" in chunk or self._at_start or self._skip_lf:
             self._slowly(chunk)
@@ -162,9 +174,10 @@ class Decoder:
         return taken
 
     def end(self) -> bytes | None:
-        """Tell that the stream has ended; return the data of a last event that no blank line closed, if there is one.
+        """Tell that the stream has ended; return the data of a last event that nothing closed, if there is one.
 
-        WHATWG drops it; Gemini's recorded bodies end so in places and the event counts.
+        WHATWG drops it; Gemini's recorded bodies end so in places and the event counts. It stands behind those that
+        can still be taken. Raises as `feed` does.
         """
         if self._at_start:  # a stream of fewer than three bytes
             self._at_start = False
@@ -173,7 +186,10 @@ class Decoder:
             self._tail.clear()
             self._line(line)
         data, self._data = self._data, None
+        stray, self._stray = self._stray, None
         self._size = 0
+        if stray is not None and stray.size:
+            return stray.piece
         return None if data is None else b"\n".join(data)
 
     def _keep(self, payloads: list[bytes]) -> None:
@@ -217,35 +233,85 @@ class Decoder:
                 self._skip_lf = True  # half of a CRLF, or an end of its own
             if line:
                 self._line(line)
-            else:
-                data, self._data = self._data, None
-                self._size = 0
-                if data is not None:
-                    self._keep([b"\n".join(data)])
+            elif self._stray is None:
+                self._dispatch()
         tail += chunk[pos:]
+        if not self._begun and tail:
+            self._begin(tail)
         if self._size + len(tail) > self._max:
             raise self._too_large()
 
+    def _dispatch(self) -> None:
+        """End the event under way."""
+        data, self._data = self._data, None
+        self._size = 0
+        if data is not None:
+            self._keep([b"\n".join(data)])
+
+    def _begin(self, start: bytes | bytearray) -> None:
+        """Look at how the body begins."""
+        start = start.lstrip(b" \t")
+        if start.startswith(b"<"):
+            raise UnexpectedResponseError(
+                "the body is a page of HTML or XML, labelled as an event stream: does the base URL lead to the"
+                " Gemini API, and is nothing in the way that wants a log-in?"
+            )
+        self._begun = bool(start)
+
     def _line(self, line: bytes) -> None:
+        if not self._begun:
+            self._begin(line)
         name, colon, value = line.partition(b":")
         if colon and not name:
             return  # a comment
+        field = name == b"data" or name in _FIELDS
+        if field and self._stray is not None:
+            self._close_stray(self._stray)
         self._size += len(line)
         if self._size > self._max:
             raise self._too_large()
-        value = value.removeprefix(b" ")
-        if name == b"data":
+        if not field:
+            self._line_of_no_field(line)
+        elif name == b"data":
             if self._data is None:
                 self._data = []
-            self._data.append(value)
-        elif name == b"id":
-            if b"\0" not in value:
-                self.last_event_id = value.decode("utf-8", "replace")
-        elif name == b"retry":
-            if value.isdigit():
-                self.retry = int(value)
-        elif name != b"event" and len(self.stray) < _MAX_STRAY:
-            self.stray += line[: _MAX_STRAY - len(self.stray)] + b"\n"
+                self._judged = False
+            self._data.append(value.removeprefix(b" "))
+
+    def _line_of_no_field(self, line: bytes) -> None:
+        stray = self._stray
+        if stray is None and self._data is not None and not self._judged:
+            self._judged = True
+            stray = self._left_open(self._data)
+        if stray is None:
+            if not StrayValue.begins(line):
+                return
+            self._dispatch()  # no blank line closed it
+            stray = StrayValue()
+        goes_on = stray.take(line)
+        self._stray = stray if goes_on else None
+        self._size = stray.size + 1 if goes_on else 0
+        if stray.found:
+            found, stray.found = stray.found, []
+            self._keep(found)
+
+    def _left_open(self, data: list[bytes]) -> StrayValue | None:
+        """Return the value that the event under way is in the middle of, as one that goes on without `data:`."""
+        stray = StrayValue()
+        if not stray.begins(data[0]):
+            return None
+        for line in data:
+            if not stray.take(line):
+                return None
+        self._data = None
+        return stray
+
+    def _close_stray(self, stray: StrayValue) -> None:
+        """End a value that has not closed before the next field."""
+        self._stray = None
+        self._size = 0
+        if stray.size:
+            self._keep([stray.piece])
 
 
 def _fitting(payloads: list[bytes], room: int) -> list[bytes]:

@@ -26,7 +26,7 @@ from gemini_streams.errors import (
 )
 from gemini_streams.exchange import Exchange
 from gemini_streams.gemini.failures import cleaned, error_from_event, find_error, parse_error
-from gemini_streams.gemini.generate import End
+from gemini_streams.gemini.meaning import End
 from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Retired, Session
 from gemini_streams.traces import trace_of

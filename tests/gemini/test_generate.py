@@ -13,16 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_streams.gemini.generate import (
-    End,
-    Meaning,
-    add_usage,
-    at_end,
     finish_reason_of,
     function_calls_of,
     parts_of,
     text_of,
     thoughts_of,
 )
+from gemini_streams.gemini.meaning import End, Meaning, at_end
+from gemini_streams.gemini.usage import add_usage
 
 RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
 
@@ -219,7 +217,7 @@ def test_an_error_that_is_a_string() -> None:
         ([chunk("a"), STOP], End.COMPLETE, None, 0, 0),
         ([STOP, chunk("a")], End.COMPLETE, None, 0, 0),
         ([chunk(finishReason="SAFETY")], End.COMPLETE, None, 0, 0),
-        ([chunk(finishReason="FINISH_REASON_UNSPECIFIED")], End.COMPLETE, None, 0, 0),
+        ([chunk(finishReason="FINISH_REASON_UNSPECIFIED")], End.TRUNCATED, None, 0, 1),
         ([BLOCKED], End.COMPLETE, None, 0, 0),
         ([BLOCKED, BARE_HOP], End.COMPLETE, None, 0, 0),
         ([TOKEN, STOP], End.COMPLETE, None, 0, 0),

@@ -185,7 +185,27 @@ ROWS: dict[str, Row] = {
         Body(ONE + b"data: {not json\r\n\r\n"), MalformedEventError, retryable=False, says="event 1", events=1
     ),
     "no object": Row(Body(b"data: 5\r\n\r\n"), MalformedEventError, retryable=False, says="no JSON object"),
-    "[DONE]": Row(Body(b"data: [DONE]\r\n\r\n"), MalformedEventError, retryable=False, says="no JSON"),
+    "nested too deep": Row(
+        Body(b'data: {"a":' + b"[" * 500 + b"]" * 500 + b"}\r\n\r\n"),
+        MalformedEventError,
+        retryable=False,
+        says="nested deeper than 500",
+    ),
+    "[DONE] and nothing else": Row(
+        Body(b"data: [DONE]\r\n\r\n"), StreamTruncatedError, retryable=True, says="without a single event"
+    ),
+    "a JSON array": Row(
+        Body(b'[{"candidates": []}\n,\n{"candidates": []}]'),
+        UnexpectedResponseError,
+        retryable=False,
+        says="alt=sse",
+    ),
+    "a page that is labelled as an event stream": Row(
+        Body(b"\r\n<!DOCTYPE html><title>Sign in</title>"),
+        UnexpectedResponseError,
+        retryable=False,
+        says="page of HTML",
+    ),
     "too large": Row(
         Body(ONE + b'data: {"x": "' + b"y" * 70000 + b'"}\r\n\r\n'),
         EventTooLargeError,

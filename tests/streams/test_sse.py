@@ -134,10 +134,13 @@ def test_no_count_takes_nothing_and_the_first_event_always_fits() -> None:
     assert decoder.next_size == 0
 
 
-def test_id_and_retry_are_kept_by_their_rules() -> None:
+@pytest.mark.parametrize("digits", [1, 5_000, 50_000])
+def test_ids_and_retry_are_left_out_whatever_their_size(digits: int) -> None:
+    number = b"9" * digits
     decoder = Decoder(LIMIT)
-    decoder.feed(b"id: 1\nretry: 250\n\nid: a\0b\nretry: 2s\n\n")
-    assert (decoder.last_event_id, decoder.retry) == ("1", 250)
+    decoder.feed(b"retry: %b\nid: %b\nevent: %b\ndata: 1\nid: a\0b\n\n" % (number, number, number))
+    assert decoder.take() == [b"1"]
+    assert not decoder.unfinished
 
 
 def test_an_event_is_given_as_soon_as_its_blank_line_ends_even_with_cr_alone() -> None:
@@ -150,12 +153,12 @@ def test_an_event_is_given_as_soon_as_its_blank_line_ends_even_with_cr_alone() -
     assert decoder.take() == [b"3"]
 
 
-def test_bare_json_is_kept_as_stray() -> None:
+def test_bare_json_is_an_event_where_it_closes() -> None:
+    error = b'{\n  "error": {\n    "code": 503\n  }\n}'
     decoder = Decoder(LIMIT)
-    decoder.feed(b'data: 1\n\n{\n  "error": {\n    "code": 503\n  }\n}\n')
-    assert decoder.take() == [b"1"]
+    decoder.feed(b"data: 1\n\n" + error + b"\ndata: 2\n\n")
+    assert decoder.take() == [b"1", error, b"2"]
     assert decoder.end() is None
-    assert bytes(decoder.stray) == b'{\n  "error": {\n    "code": 503\n  }\n}\n'
 
 
 def test_a_large_event_in_small_reads_costs_its_size_once() -> None:

@@ -1,0 +1,393 @@
+"""What the events of one `streamGenerateContent` request mean together. Pure.
+
+The rules (Google's API reference, recorded streams, and google-genai 3.4 for continuation):
+
+- The stream's end is the body's clean end; there is no other mark. A finishReason on an event is no end:
+  some streams carry one on every event, and the last one counts.
+- A clean end with neither a finishReason nor a blockReason anywhere is a truncated answer. So is one in the middle
+  of a function call, or while a candidate that has begun has no finishReason.
+- Where each candidate has spoken without a finishReason and then had its first one, with nothing of it behind that, the
+  answer is whole even where its body breaks off. To ask again would bill it twice.
+- `usageMetadata` is cumulative within one request: the latest counts. Over several requests it adds up (`usage`).
+- A `continuationToken` on candidate 0 is a checkpoint: the answer can go on behind the event that
+  carried it. `finishReason: CONTINUATION` ends one hop of a longer answer. A `promptFeedback`, or any other
+  finishReason, ends the answer for good.
+
+`Meaning` folds the events of one request; `at_end` reads from it what the request's end is.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from typing import Any
+
+import msgspec
+
+from gemini_streams.errors import (
+    EventTooLargeError,
+    GeminiStreamsError,
+    MalformedEventError,
+    UnexpectedResponseError,
+)
+from gemini_streams.gemini.generate import candidate_of, error_of, is_nothing, parts_in, said
+from gemini_streams.gemini.json_values import (
+    COULD_BE_DEEP,
+    TooDeepError,
+    check_depth,
+    decode_plain,
+    encode,
+    mend,
+    read,
+)
+from gemini_streams.gemini.pieces import Calls, Halves, index_of
+
+__all__ = ["End", "Ending", "Meaning", "Pieces", "at_end"]
+
+CONTINUATION = "CONTINUATION"
+
+Pieces = tuple[Calls, Halves]
+"""What is in pieces."""
+
+
+class _Course(enum.Enum):
+    """How far a candidate has come."""
+
+    SEEN = enum.auto()
+    """It was named, and has said nothing."""
+    SPEAKING = enum.auto()
+    """It has said something, and no finishReason."""
+    WHOLE = enum.auto()
+    """It has said something without a finishReason, then its first finishReason, and nothing since."""
+    LOOSE = enum.auto()
+    """It has had a finishReason, and more may follow: some streams carry one on every event."""
+
+
+class Meaning:
+    """What the events of one request have said so far. Written by one thread.
+
+    `room` bounds, in bytes, what is kept of calls that come in pieces. `before` is what the request goes on from, where
+    it is another hop of an answer: the `open` of the meaning whose token it takes along.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_courses",
+        "_halves",
+        "_held",
+        "_room",
+        "_size",
+        "_speaking",
+        "block_reason",
+        "broken",
+        "count",
+        "error",
+        "finish_message",
+        "finish_reason",
+        "open",
+        "prompt_feedback",
+        "token",
+        "token_index",
+        "usage",
+    )
+
+    count: int
+    """Events seen."""
+    finish_reason: str | None
+    """Candidate 0's last one that was set."""
+    finish_message: str | None
+    """What came along with it."""
+    block_reason: str | None
+    prompt_feedback: bool
+    """A promptFeedback was seen: whatever it says, the answer is not continued."""
+    usage: dict[str, Any] | None
+    """The latest usageMetadata."""
+    token: str | None
+    """The latest checkpoint; none once another finishReason than CONTINUATION has come behind it."""
+    token_index: int
+    """Events that stand if the answer goes on from `token`: all up to and with the one that carried it."""
+    open: Pieces | None
+    """What was in pieces at the checkpoint."""
+    error: dict[str, Any] | None
+    """The error object, where an event was an error; for `failures.error_from_event`."""
+    broken: GeminiStreamsError | None
+    """What is wrong with the payload behind the last event, where it is none."""
+
+    def __init__(self, room: int = 1 << 26, before: Pieces | None = None) -> None:
+        self.count = 0
+        self.finish_reason = None
+        self.finish_message = None
+        self.block_reason = None
+        self.prompt_feedback = False
+        self.usage = None
+        self.token = None
+        self.token_index = 0
+        self.open = None
+        self.error = None
+        self.broken = None
+        self._courses: dict[int, _Course] = {}
+        self._speaking = False  # candidate 0's course is SPEAKING
+        self._room = room
+        self._size = 0  # bytes of the events that the calls in pieces are made of
+        self._calls, self._halves = copy.deepcopy(before) if before is not None else (Calls(), Halves())
+        self._held = bool(self._halves)
+
+    def read(self, payloads: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
+        """Take the next events as they came; returns their data, and each one's payload for those who come later.
+
+        A payload is another one than what came where events say something together, and what is no event (`[DONE]`,
+        nothing at all) is left out. At an error, or at what is no event's JSON, it ends: see `error` and `broken`.
+        """
+        events: list[dict[str, Any]] = []
+        kept: list[bytes] | None = None  # once they are others than `payloads`
+        plain = 0  # events in a row that say one text and nothing else
+        for payload in payloads:
+            data: Any = None
+            try:
+                if len(payload) >= COULD_BE_DEEP:
+                    check_depth(payload)
+                data = decode_plain(payload)
+                [candidate] = data["candidates"]
+                [part] = candidate["content"]["parts"]
+                if (
+                    "text" in part
+                    and "finishReason" not in candidate
+                    and "continuationToken" not in candidate
+                    and ("index" not in candidate or candidate["index"] == 0)
+                    and "promptFeedback" not in data
+                    and "error" not in data
+                    and not self._held
+                ):
+                    if "usageMetadata" in data:
+                        usage = data["usageMetadata"]
+                        if type(usage) is dict:
+                            self.usage = usage
+                    events.append(data)
+                    plain += 1
+                    if kept is not None:
+                        kept.append(payload)
+                    continue
+            except (ValueError, LookupError, TypeError, RecursionError):
+                pass
+            if plain:
+                self.count += plain
+                self._go_on(0, None, says=True)
+                plain = 0
+            data, keep = self._take(payload, data)
+            if keep is not payload and kept is None:
+                kept = payloads[: len(events)]
+            if keep is not None:
+                events.append(data)
+                if kept is not None:
+                    kept.append(keep)
+            elif self.error is not None or self.broken is not None:
+                break
+        if plain:
+            self.count += plain
+            if not self._speaking:
+                self._go_on(0, None, says=True)
+        if kept is not None:
+            return events, kept
+        return events, payloads if len(events) == len(payloads) else payloads[: len(events)]
+
+    def see(self, data: Any) -> None:
+        """Take the next event, decoded. One that is no JSON object only counts, unless it is an error in a list."""
+        self.count += 1
+        self.error = error_of(data) or self.error
+        if not isinstance(data, dict):
+            return
+        usage = data.get("usageMetadata")
+        if isinstance(usage, dict):
+            self.usage = usage
+        feedback = data.get("promptFeedback")
+        if isinstance(feedback, dict):
+            self.prompt_feedback = True
+            self.block_reason = said(feedback, "blockReason") or self.block_reason
+        candidates = data.get("candidates")
+        zero = candidate_of(data)
+        for candidate in candidates if isinstance(candidates, list) else ():
+            if isinstance(candidate, dict):
+                reason = said(candidate, "finishReason")
+                self._go_on(index_of(candidate), reason, says=bool(parts_in(candidate)))
+                if candidate is zero:
+                    self._see_zero(candidate, reason)
+
+    def _see_zero(self, candidate: dict[str, Any], reason: str | None) -> None:
+        if reason is not None:
+            self.finish_reason = reason
+            message = candidate.get("finishMessage")
+            self.finish_message = message if isinstance(message, str) else None
+            if reason != CONTINUATION:
+                self.token = None
+        token = candidate.get("continuationToken")
+        if isinstance(token, str) and token:
+            self.token = token
+            self.token_index = self.count
+            self.open = copy.deepcopy((self._calls, self._halves)) if self._calls or self._halves else None
+
+    def _go_on(self, index: int, reason: str | None, *, says: bool) -> None:
+        course = self._courses.get(index, _Course.SEEN)
+        if reason is not None:
+            course = _Course.WHOLE if course is _Course.SPEAKING else _Course.LOOSE
+        elif course in (_Course.WHOLE, _Course.LOOSE):
+            course = _Course.LOOSE
+        elif says:
+            course = _Course.SPEAKING
+        self._courses[index] = course
+        if index == 0:
+            self._speaking = course is _Course.SPEAKING
+
+    def _take(self, payload: bytes, data: Any) -> tuple[Any, bytes | None]:
+        """Take any event, decoded already where that went well; `None` in place of the payload of one that is none."""
+        halves = False
+        try:
+            if data is None:
+                data, halves = read(payload)
+        except TooDeepError as error:
+            self.broken = MalformedEventError(f"event {self.count} of the answer is {error}")
+            return None, None
+        except ValueError:
+            if not is_nothing(payload):
+                self.broken = _malformed(self.count, payload)
+            return None, None
+        if not isinstance(data, dict):
+            self.see(data)
+            if self.error is None:
+                self.broken = _malformed(self.count - 1, payload)
+                if self.count == 1 and isinstance(data, list):
+                    self.broken = UnexpectedResponseError(
+                        "the answer is a JSON array and no event stream: something on the way to the API has"
+                        " dropped alt=sse from the request's URL"
+                    )
+            return None, None
+        try:
+            keep = self._put_together(payload, data, halves=halves)
+        except ValueError as error:
+            self.broken = MalformedEventError(f"event {self.count} of the answer: {error}")
+            return None, None
+        if keep is not None:
+            self.see(data)
+        return data, keep if self.error is None else None
+
+    def _put_together(self, payload: bytes, data: dict[str, Any], *, halves: bool) -> bytes | None:
+        """Join what comes in pieces, in `data`; returns the event's payload, `None` where that is too large."""
+        pieces = self._calls.see(data)
+        self._size = self._size + len(payload) if self._calls else 0
+        if self._size > self._room:
+            self.broken = EventTooLargeError(
+                f"a function call in pieces is larger than max_event_bytes={self._room}"
+            )
+            return None
+        if not pieces and not halves and not self._held:
+            return payload
+        self._halves.see(data)
+        self._held = bool(self._halves)
+        payload = encode(mend(data))
+        check_depth(payload)
+        return payload
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the answer, not finished yet, can go on from `token`."""
+        return (
+            self.token is not None and not self.prompt_feedback and self.finish_reason in (None, CONTINUATION)
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer is whole even if nothing marks its end.
+
+        So it is where each candidate has said something without a finishReason, then its first finishReason, and
+        nothing since. It cannot be known of a stream that carries a finishReason on every event.
+        """
+        return (
+            bool(self._courses)
+            and all(course is _Course.WHOLE for course in self._courses.values())
+            and self.finish_reason not in (None, CONTINUATION)
+            and not self._calls
+            and self.error is None
+            and self.broken is None
+        )
+
+    @property
+    def lacking(self) -> str:
+        """What a clean end leaves open of an answer that has a finishReason; `""` where that is nothing."""
+        if _Course.SPEAKING in self._courses.values():
+            return "before each of its candidates had a finishReason"
+        if self._calls and self.finish_reason == "STOP":
+            return "in the middle of a function call"
+        return ""
+
+
+class End(enum.Enum):
+    """What the end of a request is."""
+
+    COMPLETE = "complete"
+    """The answer is there: `StreamComplete`."""
+    CONTINUES = "continues"
+    """One hop of a longer answer: ask again with the token. Where `Ending.void` is 0, nobody need be told."""
+    TRUNCATED = "truncated"
+    """A clean end of an answer that is not: `StreamTruncatedError`."""
+    ERROR = "error"
+    """The server said so: `error_from_event(meaning.error)`."""
+    BROKEN = "broken"
+    """The connection broke: what the connection says."""
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a request ended and how the answer could go on.
+
+    The same for every end but `COMPLETE`: with a `token` the next request can take it along, and events from
+    `resume_at` on (counted within this request) come again; without one the answer starts over.
+    """
+
+    end: End
+    token: str | None = None
+    resume_at: int = 0
+    void: int = 0
+    """Events seen that come again."""
+    why: str = ""
+    """Of a truncated answer, for the error's text."""
+
+
+def at_end(
+    meaning: Meaning,
+    clean: bool,  # noqa: FBT001 - `at_end(meaning, clean=...)`
+    *,
+    half_event: bool = False,
+    automatic: bool = True,
+) -> Ending:
+    """Decide what the end of a request's body is.
+
+    `clean`: the body came to its end as HTTP says. `half_event`: it ended inside an event. `automatic`:
+    continuation tokens are followed (`BuiltRequest.automatic_continuation`).
+    """
+    token, resume_at, void = None, 0, meaning.count
+    if automatic and meaning.resumable:
+        token, resume_at, void = meaning.token, meaning.token_index, meaning.count - meaning.token_index
+
+    def ending(end: End, why: str = "") -> Ending:
+        return Ending(end, token, resume_at, void, why)
+
+    if meaning.error is not None:
+        return ending(End.ERROR)
+    if not clean:
+        return ending(End.BROKEN)
+    if half_event:
+        return ending(End.TRUNCATED, "the body ended in the middle of an event")
+    if meaning.block_reason is not None:
+        return Ending(End.COMPLETE)
+    if meaning.finish_reason is None:
+        said = "without a single event" if meaning.count == 0 else f"after {meaning.count} events"
+        return ending(End.TRUNCATED, f"the body ended {said}, with neither a finishReason nor a blockReason")
+    if meaning.finish_reason == CONTINUATION and automatic and not meaning.prompt_feedback:
+        if token is not None:
+            return ending(End.CONTINUES)
+        return ending(End.TRUNCATED, "the answer stopped with CONTINUATION and no token to go on with")
+    if meaning.lacking:
+        return ending(End.TRUNCATED, f"the body ended {meaning.lacking}")
+    return Ending(End.COMPLETE)
+
+
+def _malformed(number: int, payload: bytes) -> MalformedEventError:
+    return MalformedEventError(f"event {number} of the answer is no JSON object ({len(payload)} bytes)")
