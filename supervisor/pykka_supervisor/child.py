@@ -8,10 +8,19 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pykka
 
+from .checks import check_choice, check_count, check_flag, check_seconds, check_text
 from .errors import InvalidSpecError
-from .policy import Backoff, Decision, RestartType
+from .policy import RESTART_TYPES, Backoff, Decision, RestartType
 
-__all__ = ["ChildSpec", "ChildSpecLike", "Sibling", "as_child_spec", "resolve_siblings", "sibling"]
+__all__ = [
+    "ChildSpec",
+    "ChildSpecLike",
+    "Sibling",
+    "as_child_spec",
+    "as_child_specs",
+    "resolve_siblings",
+    "sibling",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,7 @@ def sibling(child_id: str) -> Any:
     It is looked up at each start, so after a restart of the earlier one too. A start with a sibling
     that does not run, or comes later, fails.
     """
+    check_text("a sibling's id", child_id)
     return Sibling(child_id)
 
 
@@ -37,6 +47,8 @@ _FOREVER: Final = 1e9
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
     """How a child is started, restarted and ended. All times are seconds.
+
+    What cannot be right is an InvalidSpecError.
 
     - `actor_class`, `args`, `kwargs`: what is started, each time. Any `pykka.ThreadingActor`.
     - `id`: unique among the children of a `Supervisor`; the class's name by default. A
@@ -84,24 +96,39 @@ class ChildSpec:
         cls: object = self.actor_class
         if not (isinstance(cls, type) and issubclass(cls, pykka.ThreadingActor)):
             raise InvalidSpecError(f"a child's class must be a pykka.ThreadingActor, not {cls!r}")
-        _check(self.restart in ("permanent", "transient", "temporary"), "restart", self.restart)
-        _check(self.type in ("worker", "supervisor"), "type", self.type)
-        _check(self.crash_on in ("tell", "any"), "crash_on", self.crash_on)
-        _check(self.shutdown is None or self.shutdown >= 0, "shutdown", self.shutdown)
-        _check(self.start_timeout is None or self.start_timeout > 0, "start_timeout", self.start_timeout)
-        _check(self.hang_after is None or self.hang_after > 0, "hang_after", self.hang_after)
-        _check(self.max_buffered is None or self.max_buffered >= 0, "max_buffered", self.max_buffered)
-        _check(
-            self.backoff is None or isinstance(self.backoff, Backoff) or callable(self.backoff),
-            "backoff",
-            self.backoff,
-        )
+        if not isinstance(self.args, tuple | list):
+            raise InvalidSpecError(f"args must be a tuple of arguments; not {self.args!r}")
+        object.__setattr__(self, "args", tuple(self.args))
+        kwargs: object = self.kwargs
+        if kwargs is not None and not (
+            isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)
+        ):
+            raise InvalidSpecError(
+                f"kwargs must be a mapping from names to arguments, or None; not {kwargs!r}"
+            )
+        check_text("id", self.id, none="the class's name")
+        check_text("name", self.name, none="no name")
+        check_choice("restart", self.restart, RESTART_TYPES)
+        check_choice("type", self.type, ("worker", "supervisor"))
+        check_choice("crash_on", self.crash_on, ("tell", "any"))
+        check_flag("significant", self.significant)
+        check_seconds("shutdown", self.shutdown, zero=True, forever=True, none="for ever")
+        check_seconds("start_timeout", self.start_timeout, forever=True, none="the supervisor does not wait")
+        check_seconds("hang_after", self.hang_after, forever=True, none="never")
+        check_count("max_buffered", self.max_buffered, none="any number")
+        if not (self.backoff is None or isinstance(self.backoff, Backoff) or callable(self.backoff)):
+            raise InvalidSpecError(
+                f"backoff must be a Backoff, a function from the reason to seconds or GIVE_UP, or None;"
+                f" not {self.backoff!r}"
+            )
         if self.significant and self.restart == "permanent":
             raise InvalidSpecError("a permanent child cannot be significant: it never ends by itself")
         if self.shutdown is not None and self.shutdown >= _FOREVER:
             object.__setattr__(self, "shutdown", None)
         if self.start_timeout is not None and self.start_timeout > _FOREVER:
             object.__setattr__(self, "start_timeout", _FOREVER)
+        if self.hang_after is not None and self.hang_after >= _FOREVER:
+            object.__setattr__(self, "hang_after", None)
         if getattr(cls, "_is_supervisor", False):
             object.__setattr__(self, "type", "supervisor")
 
@@ -140,6 +167,14 @@ def as_child_spec(child: ChildSpecLike) -> ChildSpec:
     raise InvalidSpecError(f"{child!r} is no child specification")
 
 
+def as_child_specs(children: Iterable[ChildSpecLike]) -> list[ChildSpec]:
+    """Make a list of `ChildSpec`s; InvalidSpecError where it is no list of children."""
+    given: object = children
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise InvalidSpecError(f"children must be a list of child specifications; not {given!r}")
+    return [as_child_spec(child) for child in given]
+
+
 def resolve_siblings(
     spec: ChildSpec,
     find: Callable[[str], pykka.ActorRef[Any]],
@@ -151,8 +186,3 @@ def resolve_siblings(
 
     kwargs = spec.kwargs or {}
     return tuple(resolved(spec.args)), dict(zip(kwargs, resolved(kwargs.values()), strict=True))
-
-
-def _check(valid: bool, option: str, value: object) -> None:  # noqa: FBT001
-    if not valid:
-        raise InvalidSpecError(f"{option} cannot be {value!r}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from .checks import check_count
 from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
 from .incarnation import KILL_GRACE, Cell, Incarnation, Internal, report
@@ -65,8 +66,7 @@ class DynamicSupervisor(BaseSupervisor):
         name: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if max_children is not None and max_children < 0:
-            raise InvalidSpecError(f"max_children cannot be {max_children!r}")
+        check_count("max_children", max_children, none="any number")
         Intensity(max_restarts, max_seconds)
         self._max_children = max_children
         self._max_restarts = max_restarts

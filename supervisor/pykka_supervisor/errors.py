@@ -64,7 +64,7 @@ class AlreadyStartedError(SupervisorError):
 
 
 class AlreadyPresentError(SupervisorError):
-    """A child of this id is known but does not run; see `restart_child`. OTP: `already_present`."""
+    """A child of this id is known but does not run, or waits for its restart. OTP: `already_present`."""
 
 
 class ChildNotFoundError(SupervisorError, LookupError):

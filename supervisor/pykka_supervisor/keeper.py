@@ -23,18 +23,20 @@ import pykka
 from . import names
 from ._pykka import Envelope, new_stop
 from .actor import SupervisedActor, supervised_class
+from .checks import check_text
 from .child import ChildSpec, ChildSpecLike, resolve_siblings
-from .errors import IgnoreStart, StartError, StartTimeoutError
+from .errors import IgnoreStart, InvalidSpecError, StartError, StartTimeoutError
 from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
 from .incarnation import KILL_GRACE, Cell, Incarnation, Internal, report
 from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
+from .timers import Clock
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable
 
-    from .timers import Clock, Timer
+    from .timers import Timer
 
 __all__ = ["EXCEEDED", "BaseSupervisor", "Child", "ChildCounts", "ChildInfo", "SupervisorRef"]
 
@@ -187,6 +189,11 @@ class BaseSupervisor(SupervisedActor):
     _is_supervisor: ClassVar[bool] = True
 
     def __init__(self, *, name: str | None, clock: Clock | None) -> None:
+        check_text("name", name, none="no name")
+        if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
+            raise InvalidSpecError(
+                f"clock must have the methods of a pykka_supervisor.Clock, or be None; not {clock!r}"
+            )
         super().__init__()
         cell = self._supervised_cell
         if clock is not None:
@@ -533,6 +540,8 @@ class BaseSupervisor(SupervisedActor):
                 decision = backoff(reason)
                 if decision is GIVE_UP:
                     return GIVE_UP
+                if isinstance(decision, bool):
+                    raise TypeError(f"a decision hook returns seconds or GIVE_UP, not {decision}")  # noqa: TRY301
                 delay = float(decision)
                 if not math.isfinite(delay):
                     raise ValueError(f"a decision hook returned {delay}")  # noqa: TRY301

@@ -99,6 +99,9 @@ def monitor(
     One-shot: who wants to follow an actor through its restarts calls it again at a `Down` with
     `restarting`. The end of a plain Pykka actor is noticed within a second; its reason is `Gone`.
     """
+    given: object = ref
+    if not isinstance(given, pykka.ActorRef):
+        raise TypeError(f"what is monitored must be a pykka.ActorRef, not {given!r}")
     told = MonitorRef(ref, _notifier(notify))
     if isinstance(ref, SupervisedRef):
         cell = ref._cell  # noqa: SLF001
@@ -149,6 +152,8 @@ def _notifier(notify: Callable[[Down], None] | pykka.ActorRef[Any] | None) -> Ca
         return _teller(current.cell.ref, current)
     if isinstance(notify, pykka.ActorRef):
         return _teller(notify, None)
+    if not callable(notify):
+        raise TypeError(f"notify must be a function, a pykka.ActorRef or None, not {notify!r}")
     return notify
 
 

@@ -13,13 +13,24 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
+from .checks import check_count, check_number, check_seconds
 from .exits import Exit, is_abnormal
 
-__all__ = ["GIVE_UP", "Backoff", "Decision", "GiveUp", "Intensity", "RestartType", "wants_restart"]
+__all__ = [
+    "GIVE_UP",
+    "RESTART_TYPES",
+    "Backoff",
+    "Decision",
+    "GiveUp",
+    "Intensity",
+    "RestartType",
+    "wants_restart",
+]
 
 RestartType: TypeAlias = Literal["permanent", "transient", "temporary"]
+RESTART_TYPES: Final[tuple[RestartType, ...]] = get_args(RestartType)
 
 
 class GiveUp(enum.Enum):
@@ -48,10 +59,8 @@ class Intensity:
     __slots__ = ("_times", "max_restarts", "max_seconds")
 
     def __init__(self, max_restarts: int, max_seconds: float) -> None:
-        if max_restarts < 0:
-            raise ValueError("max_restarts must be 0 or more")
-        if not max_seconds > 0:
-            raise ValueError("max_seconds must be more than 0")
+        check_count("max_restarts", max_restarts)
+        check_seconds("max_seconds", max_seconds)
         self.max_restarts = max_restarts
         self.max_seconds = max_seconds
         self._times: deque[float] | None = None
@@ -95,14 +104,11 @@ class Backoff:
     reset_after: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.minimum <= self.maximum < math.inf:
-            raise ValueError("a backoff needs 0 <= minimum <= maximum, both finite")
-        if self.factor < 1:
-            raise ValueError("a backoff's factor must be 1 or more")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError("a backoff's jitter must lie between 0 and 1")
-        if self.reset_after is not None and self.reset_after < 0:
-            raise ValueError("reset_after must be 0 or more")
+        check_number("a backoff's minimum", self.minimum, 0, math.inf)
+        check_number("a backoff's maximum", self.maximum, self.minimum, math.inf)
+        check_number("a backoff's factor", self.factor, 1, math.inf)
+        check_number("a backoff's jitter", self.jitter, 0, 1)
+        check_seconds("a backoff's reset_after", self.reset_after, zero=True, forever=True, none="`maximum`")
 
     def delay(self, attempt: int, spread: Callable[[], float] = random.random) -> float:
         """Seconds before restart number `attempt` (from 0) in a row; `spread` gives 0 to 1."""

@@ -129,4 +129,7 @@ def stop_on_signals(
     other. What `before_end` was given runs first, in other threads. The tree ends while the main thread
     unwinds, and the `atexit` hook waits for it. Nothing in this package installs a handler unasked.
     """
+    given: object = ref
+    if not isinstance(given, pykka.ActorRef):
+        raise TypeError(f"what is stopped must be a pykka.ActorRef, not {given!r}")
     return SignalHandling(ref, signals)

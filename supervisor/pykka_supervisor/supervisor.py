@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-from .child import ChildSpec, ChildSpecLike, as_child_spec
+from .checks import check_choice
+from .child import ChildSpec, ChildSpecLike, as_child_spec, as_child_specs
 from .errors import (
     AlreadyPresentError,
     AlreadyStartedError,
@@ -95,16 +96,14 @@ class Supervisor(BaseSupervisor):
         name: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if strategy not in ("one_for_one", "one_for_all", "rest_for_one"):
-            raise InvalidSpecError(f"strategy cannot be {strategy!r}")
-        if auto_shutdown not in ("never", "any_significant", "all_significant"):
-            raise InvalidSpecError(f"auto_shutdown cannot be {auto_shutdown!r}")
+        check_choice("strategy", strategy, get_args(Strategy))
+        check_choice("auto_shutdown", auto_shutdown, get_args(AutoShutdown))
         self._strategy: Strategy = strategy
         self._auto_shutdown: AutoShutdown = auto_shutdown
         self._intensity = Intensity(max_restarts, max_seconds)
         self._children: dict[str, Child] = {}
         self._by_cell: dict[Cell, Child] = {}
-        self._specs = [as_child_spec(child) for child in children]
+        self._specs = as_child_specs(children)
         seen: set[str] = set()
         for spec in self._specs:
             self._check(spec)
@@ -172,7 +171,7 @@ class Supervisor(BaseSupervisor):
 
         `start_timeout=None` here means as long as its children are allowed together: it is waited for.
         """
-        specs = [as_child_spec(child) for child in children]
+        specs = as_child_specs(children)
         if start_timeout is None:
             start_timeout = sum(spec.start_timeout or 0.0 for spec in specs) + 5.0
         return ChildSpec(
@@ -202,7 +201,8 @@ class Supervisor(BaseSupervisor):
     def start_child(self, spec: ChildSpecLike) -> SupervisedRef[Any]:
         """Start one more child, after all others; in the supervisor's own thread.
 
-        AlreadyStartedError or AlreadyPresentError where there is one of this id. A child whose
+        AlreadyStartedError where one of this id runs; AlreadyPresentError where one is known and does not
+        run, or waits for its restart. A child whose
         `on_start` raises `IgnoreStart` is kept without an actor: the ref that is returned is dead.
         """
         self._refuse_when_closing()
@@ -211,9 +211,10 @@ class Supervisor(BaseSupervisor):
         known = self._children.get(spec.key)
         if known is not None:
             cell = known.live_cell()
-            if cell is not None and known.status != "stopped":
+            if cell is not None and known.status == "running":
                 raise AlreadyStartedError(spec.key, cell.ref)
-            raise AlreadyPresentError(f"a child with id {spec.key!r} is known but does not run")
+            at = "waits for its restart" if known.status == "restarting" else "does not run"
+            raise AlreadyPresentError(f"a child with id {spec.key!r} is known but {at}")
         return self._add(spec)
 
     def terminate_child(self, child_id: str) -> None:
