@@ -36,7 +36,6 @@ import requests.adapters
 import urllib3
 import urllib3.connection
 import urllib3.exceptions
-from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 from gemini_streams.chunked import ChunkedError
 from gemini_streams.content_coding import CodingError, CutError
@@ -201,7 +200,10 @@ class _Ours:
         head: Head | None = None
         try:
             while head is None:
-                data = self.sock.recv(SMALLEST_READ)
+                try:
+                    data = self.sock.recv(SMALLEST_READ)
+                except ssl.SSLEOFError:
+                    break
                 if not data:
                     break
                 _current.unseen = False
@@ -236,13 +238,11 @@ class _TLSConnection(_Ours, urllib3.connection.HTTPSConnection):
     encrypted = True
 
     def connect(self) -> None:
-        if self.ssl_context is None:
-            self.ssl_context = create_urllib3_context(cert_reqs=resolve_cert_reqs(self.cert_reqs))
-            # Python sets it, and lets an end without the server's close_notify pass for one with it.
-            self.ssl_context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         super().connect()
         sock: Any = self.sock
-        sock.suppress_ragged_eofs = False
+        sock.suppress_ragged_eofs = (
+            False  # or an end without the server's close_notify would pass for one with it
+        )
 
 
 def _acknowledged(sock: Any) -> int | None:
@@ -520,6 +520,8 @@ def _root(error: BaseException) -> BaseException:
 def _in_plain_words(cause: BaseException) -> str:
     if isinstance(cause, TimeoutError) and cause.errno is None:
         return "connect_timeout passed"
+    if isinstance(cause, ssl.SSLEOFError):
+        return "it was closed without the end that TLS has for that"
     if isinstance(cause, OSError) and cause.strerror:
         return str(cause.strerror)
     return f"{type(cause).__name__}: {cause}"

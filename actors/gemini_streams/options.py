@@ -236,7 +236,8 @@ class ManagerOptions(StreamOptions, total=False):
 
     max_streams (100): How many streams may run at once.
     max_waiting (0): How many more streams may wait for their turn; the next one is refused.
-    connect_timeout (5.0): How long connecting to one address, and the handshake, may take.
+    connect_timeout (5.0): How long each of these may take: connecting to one address, a proxy's answer to CONNECT, a
+        TLS handshake.
     max_event_bytes (67108864): The size of the largest event that is accepted.
     linger (5.0): How long a stream that has ended stays visible.
     shutdown (5.0): How long each actor of the manager's tree may take to end.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,7 +142,7 @@ HOOKS: dict[str, str] = {
     "urllib3.connection:HTTPConnection._new_conn": "makes the socket that an interrupt shuts down",
     "urllib3.connection:HTTPSConnection._new_conn": "makes the socket that an interrupt shuts down",
     "urllib3.connection:HTTPConnection.connect": "after it the socket's time-out is taken off",
-    "urllib3.connection:HTTPSConnection.connect": "wraps the socket in the connection's ssl_context",
+    "urllib3.connection:HTTPSConnection.connect": "wraps the socket",
     "urllib3.connection:HTTPConnection._tunnel": "asks a proxy for a connection",
     "urllib3.connection:HTTPConnection.request": "sends a request",
     "urllib3.connection:HTTPConnection.getresponse": "reads an answer's head",
@@ -149,8 +151,6 @@ HOOKS: dict[str, str] = {
     "urllib3:HTTPConnectionPool._new_conn": "makes a connection where there is no idle one",
     "urllib3:HTTPConnectionPool._put_conn": "takes back what is to be closed",
     "urllib3:HTTPConnectionPool.urlopen": "asks an answer for its status, headers and version_string",
-    "urllib3.util.ssl_:create_urllib3_context": "makes a context whose options are ours",
-    "urllib3.util.ssl_:resolve_cert_reqs": "reads what requests says of certificates",
     "urllib3.util.ssltransport:SSLTransport.recv": "reads TLS inside of TLS",
     "urllib3:HTTPConnectionPool.ConnectionCls": "our connections are made by the pool",
     "urllib3:HTTPSConnectionPool.ConnectionCls": "our connections are made by the pool",
@@ -179,7 +179,12 @@ def test_the_connections_own_attributes_are_where_they_were() -> None:
     connection = urllib3.connection.HTTPConnection("localhost")
     for name in ("sock", "timeout", "host", "port", "_tunnel_host", "_tunnel_port", "_tunnel_headers"):
         assert hasattr(connection, name), f"urllib3's HTTPConnection.{name} has moved"
-    over_tls = urllib3.connection.HTTPSConnection("localhost")
-    for name in ("ssl_context", "cert_reqs"):
-        assert hasattr(over_tls, name), f"urllib3's HTTPSConnection.{name} has moved"
+    near, far = socket.socketpair()
+    with (
+        far,
+        ssl.create_default_context().wrap_socket(
+            near, server_hostname="x", do_handshake_on_connect=False
+        ) as wrapped,
+    ):
+        assert hasattr(wrapped, "suppress_ragged_eofs"), "SSLSocket.suppress_ragged_eofs has moved"
     assert requests.adapters.HTTPAdapter().poolmanager is not None
