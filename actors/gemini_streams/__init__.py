@@ -37,7 +37,16 @@ from gemini_streams.errors import (
     UnexpectedResponseError,
 )
 from gemini_streams.gemini.endpoint import Gemini
-from gemini_streams.iterate import AsyncStream, Stream, afollow, astream, follow, stream
+from gemini_streams.iterate import (
+    AsyncStream,
+    Stream,
+    aanswers,
+    afollow,
+    answers,
+    astream,
+    follow,
+    stream,
+)
 from gemini_streams.manager import ManagerActor, ManagerRef
 from gemini_streams.messages import (
     Drain,
@@ -111,7 +120,9 @@ __all__ = [
     "SubscriberActor",
     "UnexpectedResponseError",
     "Unsubscribe",
+    "aanswers",
     "afollow",
+    "answers",
     "astream",
     "follow",
     "stream",

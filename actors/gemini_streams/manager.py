@@ -39,6 +39,7 @@ from gemini_streams.messages import (
     GetStreamInfo,
     ListStreams,
     ManagerStats,
+    PatientStart,
     StartStream,
     StopStream,
     StreamInfo,
@@ -173,6 +174,7 @@ class ManagerActor(SupervisedActor):
         self._targets: dict[Any, Target] = {}
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
             StartStream: self._start_stream,
+            PatientStart: self._start_stream,
             StopStream: lambda m: self._stop_stream(m.stream_id),
             Subscribe: self._subscribe,
             Unsubscribe: self._unsubscribe,
@@ -282,7 +284,8 @@ class ManagerActor(SupervisedActor):
                     if session.join(ref) is not None:
                         self._table.watch(ref, session)
                 return stream_id
-        self._table.check_admission()
+        patient = isinstance(request, PatientStart)
+        self._table.check_admission(patient=patient)
         fresh = uuid.uuid4().hex
         session = Session(
             stream_id=stream_id or fresh,
@@ -292,6 +295,7 @@ class ManagerActor(SupervisedActor):
             target=target,
             options=options,
             table=self._table,
+            patient=patient,
         )
         if self.retired:  # killed meanwhile: whoever asked is told that nothing was done
             raise pykka.ActorDeadError(f"{self.actor_ref} was killed before it had started the stream")

@@ -27,6 +27,7 @@ __all__ = [
     "LastMessage",
     "ListStreams",
     "ManagerStats",
+    "PatientStart",
     "StartStream",
     "Status",
     "StopStream",
@@ -73,6 +74,12 @@ class StartStream(_Contents, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"StartStream(<contents>, stream_id={self.stream_id!r}, model={self.model!r})"
+
+
+class PatientStart(StartStream, frozen=True, kw_only=True):
+    """As `StartStream`, from `answers()`: it waits for a slot, however many wait already, and is not refused."""
+
+    __repr__ = StartStream.__repr__
 
 
 class StopStream(msgspec.Struct, frozen=True):

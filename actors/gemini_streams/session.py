@@ -155,6 +155,7 @@ class Session:
         "model",
         "next_sequence",
         "options",
+        "patient",
         "ref",
         "run",
         "slot",
@@ -177,6 +178,7 @@ class Session:
         target: Target,
         options: Settings,
         table: Sessions,
+        patient: bool = False,
     ) -> None:
         self.lock = threading.Lock()
         self.stream_id = stream_id
@@ -193,6 +195,8 @@ class Session:
         self.clock = clock = options.clock
         self.status: Status = "queued"
         self.error: GeminiStreamsError | None = None
+        self.patient = patient
+        """Whether it waits for a slot however many wait, and its time begins with that slot."""
         self.slot = False
         """Whether it holds one of the table's slots; the table's business."""
         self.ref: pykka.ActorRef[Any] | None = None
@@ -237,7 +241,8 @@ class Session:
     def waiting(self) -> None:
         """Take note that the stream waits for a slot; its deadline runs."""
         with self.lock:
-            self._arm()
+            if not self.patient:
+                self._arm()
 
     def launched(self) -> None:
         """Take note that the stream has its slot."""
@@ -245,6 +250,8 @@ class Session:
             if self.status != "queued":
                 return
             self.status = follow(self.status, "starting")
+            if self.patient:
+                self.started_at, self.started_mono = self.clock.time(), self.clock.monotonic()
             self._arm()
 
     def subscribe(

@@ -101,6 +101,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._waiting: OrderedDict[str, Session] = OrderedDict()
+        self._patient = 0  # how many of those that wait are patient
         # In the order of the moments at which they are to be forgotten.
         self._lingering: deque[tuple[float, Session]] = deque()
         self._linger_timer: Timer | None = None
@@ -131,10 +132,10 @@ class Sessions:
         with self._lock:
             return list(self._sessions.values())
 
-    def check_admission(self) -> None:
+    def check_admission(self, *, patient: bool = False) -> None:
         """Raise where no stream would be admitted now."""
         with self._lock:
-            self._admit()
+            self._admit(patient)
 
     def add(self, session: Session) -> None:
         """Give a new stream its name and a slot, or a place among those that wait for one.
@@ -142,7 +143,7 @@ class Sessions:
         Raises `MaxStreamsExceededError`, `ManagerDrainingError`. Call `start` when it has its subscribers.
         """
         with self._lock:
-            self._admit()
+            self._admit(session.patient)
             stopped = self._sessions.get(session.stream_id)
             if stopped is not None:  # it lingers, and this one begins anew under its id
                 self._forget(stopped)
@@ -153,6 +154,7 @@ class Sessions:
                 session.slot = True
             else:
                 self._waiting[session.stream_id] = session
+                self._patient += session.patient
 
     def start(self, session: Session) -> None:
         """Launch a stream that was added, if it has a slot."""
@@ -162,12 +164,14 @@ class Sessions:
         else:
             session.waiting()
 
-    def _admit(self) -> None:
+    def _admit(self, patient: bool) -> None:  # noqa: FBT001
         if self._process_ends:
             raise ManagerDrainingError("no stream is started any more: the process is ending")
         if self._draining:
             raise ManagerDrainingError("this manager is draining: start the stream at another one")
-        if self._running >= self.max_streams and len(self._waiting) >= self.max_waiting:
+        if patient or self._running < self.max_streams:
+            return
+        if len(self._waiting) - self._patient >= self.max_waiting:
             waiting = f" and {self.max_waiting} wait (max_waiting)" if self.max_waiting else ""
             raise MaxStreamsExceededError(
                 f"{self.max_streams} streams run (max_streams){waiting}: wait for one to end, or raise the limit"
@@ -187,7 +191,8 @@ class Sessions:
                     self._failed += 1
                 case _:
                     self._stopped += 1
-            self._waiting.pop(session.stream_id, None)
+            if self._waiting.pop(session.stream_id, None) is not None:
+                self._patient -= session.patient
             following = self._pass_on(session)
             drained: list[Callable[[], None]] = []
             if self._draining and not self._running and not self._waiting:
@@ -214,6 +219,7 @@ class Sessions:
             self._running -= 1
             return None
         _, following = self._waiting.popitem(last=False)
+        self._patient -= following.patient
         following.slot = True
         return following
 

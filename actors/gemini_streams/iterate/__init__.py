@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from gemini_streams.iterate.asynchronous import AsyncStream, afollow, astream
 from gemini_streams.iterate.blocking import Stream, follow, stream
+from gemini_streams.iterate.many import aanswers, answers
 from gemini_streams.iterate.reading import Item
 
-__all__ = ["AsyncStream", "Item", "Stream", "afollow", "astream", "follow", "stream"]
+__all__ = ["AsyncStream", "Item", "Stream", "aanswers", "afollow", "answers", "astream", "follow", "stream"]
