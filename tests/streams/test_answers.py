@@ -172,21 +172,26 @@ def test_they_wait_for_slots_instead_of_being_refused(
 def test_their_time_begins_with_their_slot(
     gemini: LocalGemini, manager: StartManager, probe: Probe, clock: TestClock, collect: Collect
 ) -> None:
-    gemini.on("held", Reply("one", hold_after=0))
-    gemini.on("", echo)
+    gemini.on("first", Reply("one two", hold_after=0))
+    gemini.on("second", Reply("one two", hold_after=1))
     ref = manager(max_streams=1, clock=clock)
-    ref.start_stream("held", subscriber=probe.ref)
+    ref.start_stream("first", subscriber=probe.ref)
 
     def later() -> None:
         eventually(lambda: ref.get_stats().streams_by_status.get("queued") == 1)
         clock.advance(100)
-        gemini.gate("held").open()
+        gemini.gate("first").open()
+        gemini.gate("second").reached()
+        clock.advance(20)
+        gemini.gate("second").open()
 
     helper = threading.Thread(target=later)
     helper.start()
-    [(_, answer)] = collect(ref, [StartStream("q", deadline=50)])
+    [(_, answer)] = collect(ref, [StartStream("second", deadline=50)])
     helper.join()
     assert answer.ok
+    assert answer.last is not None
+    assert answer.last.duration == 20
 
 
 @both

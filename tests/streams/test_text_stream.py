@@ -88,6 +88,28 @@ def test_a_restart_that_voids_text_raises_what_broke_the_stream_and_leaves_it(
     assert len(gemini.requests) == 1  # nobody waits for the second attempt: it is not paid for
 
 
+def test_what_raises_has_left_the_stream_also_without_with(
+    gemini: LocalGemini, manager: StartManager
+) -> None:
+    gemini.on("why", Reply("one two three", end="reset", end_after=2), Reply("four five", hold_after=1))
+    ref = manager(retry=RetryPolicy(initial_delay=30.0, jitter=0.0))
+
+    events = stream(ref, "why")
+    with pytest.raises(ConnectionLostError):
+        list(events.text_stream)
+    eventually(lambda: ref.get_stats().stopped == 1)
+
+    async def main() -> None:
+        events = astream(ref, "why")
+        with pytest.raises(ConnectionLostError):
+            async for _ in events.text_stream:
+                pass
+        await asyncio.to_thread(lambda: eventually(lambda: ref.get_stats().stopped == 2))
+
+    gemini.on("why", Reply("one two three", end="reset", end_after=2))
+    asyncio.run(main())
+
+
 @both
 def test_a_restart_that_voids_nothing_that_was_given_is_silent(
     gemini: LocalGemini, manager: StartManager, read: Read
