@@ -14,6 +14,7 @@ if _sys.platform == "win32" or _sys.implementation.name != "cpython":  # pragma:
 from gemini_streams.answer import Answer
 from gemini_streams.errors import (
     APIError,
+    BadFinishError,
     ConnectionFailedError,
     ConnectionLostError,
     DeadlineExceededError,
@@ -74,6 +75,7 @@ __all__ = [
     "APIError",
     "Answer",
     "AsyncStream",
+    "BadFinishError",
     "ConnectionFailedError",
     "ConnectionLostError",
     "DeadlineExceededError",

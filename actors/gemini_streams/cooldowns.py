@@ -1,7 +1,14 @@
-"""Waits that many streams share: after a 429 nobody asks the same endpoint and model again before it is over.
+"""Waits that many streams share: after a 429 none of them asks the same tenant's same model before it is over.
 
-One book for the process, since several managers can use one endpoint; kept by clock, so that a test's clock has its
-own. Thread-safe.
+The rules:
+
+- What shares a wait is named by a key: base URL, API key and headers, model (`Target.quota_key`).
+- Streams that are held back go in the order of their coming, at a `Pace`. Each may look again as soon as it is let
+  out, and goes all the same when it has waited as long as its own policy allows.
+- One book a clock, for several managers can use one endpoint; it ends, and with it every wait, when the last
+  manager's tree on that clock has ended.
+
+Thread-safe. The lock is held for a moment only; a stream is woken without it.
 """
 
 from __future__ import annotations
@@ -9,45 +16,175 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
+from gemini_streams.pace import Pace
+
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from pykka_supervisor import Clock, Timer
 
-    from pykka_supervisor import Clock
+__all__ = ["Cooldowns", "join", "leave"]
 
-__all__ = ["any_held", "hold", "remaining"]
+LONGEST = 86_400.0
+"""Seconds; a wait that a server names is shared for a day at most."""
+
+Wake = Callable[[], None]
+
+
+class _Quota:
+    """One key's pace and the streams that it holds back."""
+
+    __slots__ = ("let_out", "pace", "timer", "waiting")
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self.waiting: OrderedDict[Hashable, Wake] = OrderedDict()
+        self.let_out: set[Hashable] = set()
+        """Since the last refusal, and not answered yet."""
+        self.timer: Timer | None = None
+
+
+class Cooldowns:
+    """The waits of all streams on one clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.quotas: dict[Hashable, _Quota] = {}
+        """Empty where there is no wait: looked at before anything else is asked."""
+
+    def refused(self, key: Hashable, stream: Hashable, wait: float) -> None:
+        """Take note that a stream was refused; `wait`: the seconds that the server has named, 0 for none."""
+        with self._lock:
+            quota = self.quotas.get(key)
+            if quota is None:
+                if not wait:
+                    return
+                quota = self.quotas[key] = _Quota()
+            quota.pace.refused(self._clock.monotonic(), min(wait, LONGEST))
+            quota.let_out.clear()
+            quota.waiting.pop(stream, None)
+            self._look_later(key, quota)
+
+    def admit(self, key: Hashable, stream: Hashable, wake: Wake) -> float | None:
+        """Let a stream out, `None`; or hold it back: the seconds that are left of the wait itself.
+
+        A stream that is held back is woken once it is let out, and then asks again.
+        """
+        with self._lock:
+            quota = self.quotas.get(key)
+            if quota is None or stream in quota.let_out:
+                return None
+            now = self._clock.monotonic()
+            if not quota.waiting and quota.pace.take(now):
+                quota.let_out.add(stream)
+                return None
+            quota.waiting[stream] = wake
+            self._look_later(key, quota)
+            return max(0.0, quota.pace.until - now)
+
+    def force(self, key: Hashable, stream: Hashable) -> None:
+        """Take note that a stream goes, whatever it was told."""
+        with self._lock:
+            quota = self.quotas.get(key)
+            if quota is not None and quota.waiting.pop(stream, None) is not None:
+                quota.pace.force()
+                quota.let_out.add(stream)
+
+    def done(self, key: Hashable, stream: Hashable, *, answered: bool) -> None:
+        """Take note that a stream's request was answered; or that it has ended some other way, or the stream has."""
+        with self._lock:
+            quota = self.quotas.get(key)
+            if quota is None:
+                return
+            quota.waiting.pop(stream, None)
+            if stream in quota.let_out:
+                quota.let_out.discard(stream)
+                if answered:
+                    quota.pace.answered(self._clock.monotonic())
+                else:
+                    quota.pace.gone()
+            wakes = self._let_out(key, quota)
+        for wake in wakes:
+            wake()
+
+    def close(self) -> None:
+        """Forget all waits."""
+        with self._lock:
+            quotas, self.quotas = list(self.quotas.values()), {}
+        for quota in quotas:
+            if quota.timer is not None:
+                quota.timer.cancel()
+
+    # -- with the lock held
+
+    def _let_out(self, key: Hashable, quota: _Quota) -> list[Wake]:
+        """Let out as many as may go; returns what wakes them."""
+        now = self._clock.monotonic()
+        wakes: list[Wake] = []
+        while quota.waiting and quota.pace.take(now):
+            stream, wake = quota.waiting.popitem(last=False)
+            quota.let_out.add(stream)
+            wakes.append(wake)
+        self._look_later(key, quota)
+        return wakes
+
+    def _look_later(self, key: Hashable, quota: _Quota) -> None:
+        """Set the timer for the next that may go; forget a quota that holds nothing back any more."""
+        now = self._clock.monotonic()
+        timer = quota.timer
+        if quota.waiting or now < quota.pace.until:
+            due = quota.pace.due(now)
+            if timer is not None and timer.pending and timer.due <= now + due:
+                return  # it rings early enough, and looks again
+            quota.timer = self._clock.call_later(due, lambda: self._ring(key, quota))
+        elif not quota.let_out:
+            del self.quotas[key]
+            quota.timer = None
+        if timer is not None:
+            timer.cancel()
+
+    # -- the clock's thread
+
+    def _ring(self, key: Hashable, quota: _Quota) -> None:
+        with self._lock:
+            wakes = self._let_out(key, quota) if self.quotas.get(key) is quota else []
+        for wake in wakes:
+            wake()
+
+
+# -- the books -------------------------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_until: weakref.WeakKeyDictionary[Clock, dict[Hashable, float]] = weakref.WeakKeyDictionary()
+_books: dict[Clock, tuple[Cooldowns, weakref.WeakSet[object]]] = {}
 
 
-def hold(clock: Clock, key: Hashable, seconds: float) -> None:
-    """Hold back what shares `key` for at least `seconds` from now."""
-    now = clock.monotonic()
+def join(clock: Clock, user: object) -> Cooldowns:
+    """Return the book of a clock; it is kept until the last of its users has left. Joining twice is joining once."""
     with _lock:
-        book = _until.setdefault(clock, {})
-        book[key] = max(book.get(key, 0.0), now + seconds)
-        for past in [k for k, until in book.items() if until <= now]:
-            del book[past]
+        book, users = _books.setdefault(clock, (Cooldowns(clock), weakref.WeakSet()))
+        users.add(user)
+        return book
 
 
-def any_held() -> bool:
-    """Whether there can be anything to remain: nobody has got a 429 yet otherwise."""
-    return bool(_until)
-
-
-def remaining(clock: Clock, key: Hashable) -> float:
-    """Return the seconds for which `key` is still held back; 0 where it is not."""
+def leave(clock: Clock, user: object) -> None:
+    """End a use; with the last one all waits end."""
     with _lock:
-        until = _until.get(clock, {}).get(key)
-    return 0.0 if until is None else max(0.0, until - clock.monotonic())
+        book, users = _books.get(clock, (None, weakref.WeakSet[object]()))
+        users.discard(user)
+        if book is None or users:
+            return
+        del _books[clock]
+    book.close()
 
 
 def _after_fork_in_child() -> None:
-    """The lock may have been held by a thread that is not here. What was held back still is."""
+    """No manager of the parent's runs here, and a thread that is not here may have held a lock."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
+    _books.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

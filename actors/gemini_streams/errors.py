@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "APIError",
+    "BadFinishError",
     "ConnectionFailedError",
     "ConnectionLostError",
     "DeadlineExceededError",
@@ -151,6 +152,23 @@ class StreamTruncatedError(GeminiStreamsError):
     """
 
     default_retryable = True
+
+
+class BadFinishError(GeminiStreamsError):
+    """The answer ended with a finishReason that the policy's `retry_finish` takes for a failure: `finish_reason`."""
+
+    default_retryable = True
+
+    def __init__(
+        self,
+        message: str = "",
+        finish_reason: str | None = None,
+        *,
+        retryable: bool | None = None,
+        retry_at: float | None = None,
+    ) -> None:
+        super().__init__(message, retryable=retryable, retry_at=retry_at)
+        self.finish_reason = finish_reason
 
 
 class MalformedEventError(GeminiStreamsError):

@@ -6,7 +6,7 @@ Times are seconds, sizes bytes. A value that cannot be right raises `InvalidRequ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -84,28 +84,42 @@ def whole(name: str, value: Any, least: int) -> int:
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a failed stream is started again. The words are google-genai's `HttpRetryOptions`.
 
-    The wait before attempt n+1 is `initial_delay * exp_base ** (n - 1)` plus up to `jitter` seconds drawn evenly, and
-    never more than `max_delay`; what the server asks for (`Retry-After`, `RetryInfo`) is a lower bound, and where it
-    exceeds `max_delay`, `total_time` or the deadline, the stream fails at once.
+    The policy's own wait before attempt n+1 is `initial_delay * exp_base ** (n - 1)` plus up to `jitter` seconds drawn
+    evenly, and never more than `max_delay`. The wait that a server names (`Retry-After`, `RetryInfo`) is kept where it
+    is longer. Where it exceeds `max_retry_after`, `max_total_wait`, `total_time` or the deadline, the stream fails at
+    once, and the error's `retry_at` says when to come back.
     """
 
     attempts: int = 4
-    """All attempts of the stream, the first included, over its whole life."""
+    """All attempts of the stream, the first included, over its whole life. A 429 whose named wait was kept does not
+    count. 1: the stream is never started again."""
     initial_delay: float = 0.5
     max_delay: float = 30.0
     exp_base: float = 2.0
     jitter: float = 0.5
+    max_retry_after: float = 120.0
+    """The longest wait, in seconds, that a server may name. Also the longest time for which a stream is held back by a
+    wait that was named to another stream."""
+    max_total_wait: float = 3600.0
+    """The most seconds that a stream spends in such waits over its whole life."""
     total_time: float | None = None
     """No attempt starts later than this many seconds after the stream's start."""
     on_partial: Literal["restart", "fail"] = "restart"
     """What to do when an attempt fails after its first event: a restart is a new, billed request, and its text
     replaces what the subscribers have; `"fail"` where one cannot take text back."""
     retryable: Callable[[GeminiStreamsError], bool | None] | None = None
-    """Overrides the table of errors; `None` from it means the table. Called in the supervisor's thread."""
+    """Overrides the table of errors; `None` from it means the table, and so does an exception, or no answer within
+    5 s. Called in the thread of the stream that failed; where that thread has died, in its successor's."""
+    retry_finish: Collection[str] = frozenset()
+    """Finish reasons (`"MALFORMED_FUNCTION_CALL"`, …) that make an attempt a failed one: `BadFinishError`."""
+    max_continuations: int = 16
+    """How many more requests may follow the first one by continuation tokens, over the stream's whole life."""
 
     def __post_init__(self) -> None:
         whole("RetryPolicy.attempts", self.attempts, 1)
-        for name in ("initial_delay", "max_delay", "jitter"):
+        whole("RetryPolicy.max_continuations", self.max_continuations, 0)
+        _check_reasons(self.retry_finish)
+        for name in ("initial_delay", "max_delay", "jitter", "max_retry_after", "max_total_wait"):
             seconds(f"RetryPolicy.{name}", getattr(self, name), zero=True)
         if seconds("RetryPolicy.exp_base", self.exp_base) < 1:
             raise InvalidRequestError(f"RetryPolicy.exp_base must be 1 or more, not {self.exp_base!r}")
@@ -117,6 +131,17 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.retryable is not None and not callable(self.retryable):
             raise InvalidRequestError("RetryPolicy.retryable must be a callable of one error, or None")
+
+
+def _check_reasons(given: Any) -> None:
+    if (
+        not isinstance(given, Collection)
+        or isinstance(given, str | bytes)
+        or not all(isinstance(reason, str) and reason for reason in given)
+    ):
+        raise InvalidRequestError(
+            "RetryPolicy.retry_finish must be a set of finish reasons, like {'MALFORMED_FUNCTION_CALL'}"
+        )
 
 
 class FlowControl(msgspec.Struct, frozen=True, kw_only=True):

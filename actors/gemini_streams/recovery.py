@@ -15,6 +15,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
+from gemini_streams import cooldowns
 from gemini_streams.connection import Connections
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
 from gemini_streams.safely import safely
@@ -60,11 +61,13 @@ class StreamSupervisor(DynamicSupervisor):
         self._table = table
         self._connections = connections
         self._shutdown = shutdown
+        self._clock = clock
 
     def on_start(self) -> None:
         """Clear up after a predecessor that died, and see to it that somebody does so when the tree ends."""
         super().on_start()
         self._table.supervisor = self.actor_ref
+        self._table.cooldowns = cooldowns.join(self._clock, self._table)
         died = StreamCrashedError("the supervisor of the streams died", retryable=True)
         for session in self._table.all():
             if session.ref is not None:
@@ -77,7 +80,8 @@ class StreamSupervisor(DynamicSupervisor):
                 functools.partial(self._table.end_with_process, self._shutdown),
                 timeout=self._shutdown + _END_GRACE,
             )
-            monitor(root, notify=functools.partial(_tree_ended, self._table, self._connections, ending))
+            told = functools.partial(_tree_ended, self._table, self._connections, self._clock, ending)
+            monitor(root, notify=told)
         self._launch()  # who has waited while there was no supervisor
 
     def on_receive(self, message: Any) -> None:
@@ -121,7 +125,7 @@ class StreamSupervisor(DynamicSupervisor):
 def _decide(session: Session, reason: Exit) -> float | GiveUp:
     """Decide, in the supervisor's thread, what follows the end of an attempt."""
     try:
-        delay = session.failed(_error_of(session, reason))
+        delay = _after(session, reason)
     except BaseException as bug:  # noqa: BLE001 - whatever it is, the subscribers get their last message
         _log.error("recovery_failed", stream_id=session.stream_id, trace=trace_of(bug))
         session.fail(StreamCrashedError(f"the stream could not be restarted: {type(bug).__name__}"))
@@ -129,17 +133,30 @@ def _decide(session: Session, reason: Exit) -> float | GiveUp:
     return GIVE_UP if delay is None else delay
 
 
+def _after(session: Session, reason: Exit) -> float | None:
+    if isinstance(reason, Crash) and isinstance(reason.exception, AttemptFailed):
+        return session.failed(reason.exception.error, verdict=reason.exception.verdict)
+    known = session.asking or session.undecided
+    if known is not None:  # its thread has ended as well, before the policy's `retryable` has answered
+        return session.failed(known)
+    error = _error_of(session, reason)
+    if session.options.retry.retryable is None or isinstance(reason, StartFailed):
+        return session.failed(error)
+    session.retire(error)
+    return 0.0  # the next incarnation asks, in its own thread, before it does anything else
+
+
 def _error_of(session: Session, reason: Exit) -> GeminiStreamsError:
     if isinstance(reason, Crash | StartFailed):
-        if isinstance(reason.exception, AttemptFailed):
-            return reason.exception.error
         kind = type(reason.exception).__name__
         _log.error("stream_crashed", stream_id=session.stream_id, reason=kind)
         return StreamCrashedError(f"the stream's actor crashed: {kind}")
     return StreamCrashedError(f"the stream's actor was ended: {reason!r}")
 
 
-def _tree_ended(table: Sessions, connections: Connections, ending: BeforeEnd, down: Down) -> None:
+def _tree_ended(
+    table: Sessions, connections: Connections, clock: Clock, ending: BeforeEnd, down: Down
+) -> None:
     """In the thread of the tree's root, or its supervisor's: nobody else is left to tell the subscribers."""
     table.root = None
     ending.cancel()
@@ -149,4 +166,5 @@ def _tree_ended(table: Sessions, connections: Connections, ending: BeforeEnd, do
         died = StreamCrashedError(f"the streams' supervision tree died: {type(down.reason).__name__}")
         safely(table.end_all, died)
     safely(table.forget_all)
+    safely(cooldowns.leave, clock, table)
     safely(connections.close)

@@ -4,11 +4,15 @@ In this order:
 
 1. An error that cannot be helped by trying again ends the stream (`RetryPolicy.retryable` has the first word, the
    table of errors the second; a silence before the first event is tried again once).
-2. `attempts` counts all of them, over the stream's whole life.
+2. `attempts` counts all of them, over the stream's whole life, but for each 429 that named a wait which was kept:
+   the service asked for nothing else. With `attempts=1` there is no second attempt whatever the service asks for.
 3. `on_partial="fail"`: an attempt that has delivered what would become void is not repeated.
-4. The wait is exponential with jitter, never more than `max_delay`, and never less than what the server asks for.
-5. Where the server asks for more than `max_delay`, or the wait ends after `total_time` or the deadline, the stream
-   fails at once: the caller learns at once what cannot be helped, and `retry_at` until when.
+4. The policy's own wait is exponential with jitter, never more than `max_delay`. A wait that the server names is kept
+   where it is longer, whatever `max_delay` is. The policy's own grows with the 429s in a row, too: a server that
+   names a thousandth of a second again and again is asked less and less often.
+5. Where the server names more than `max_retry_after`, or its waits come to more than `max_total_wait`, or the wait
+   ends after `total_time` or the deadline, the stream fails at once: the caller learns at once what cannot be helped,
+   and `retry_at` until when.
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from gemini_streams.errors import FirstEventTimeoutError, GeminiStreamsError
+from gemini_streams.errors import APIError, FirstEventTimeoutError, GeminiStreamsError
 from gemini_streams.options import RetryPolicy
 
-__all__ = ["Failed", "backoff", "too_long", "wait_before_next"]
+__all__ = ["TOO_MANY_REQUESTS", "Failed", "Wait", "backoff", "next_wait"]
+
+TOO_MANY_REQUESTS = 429
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,14 +41,38 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """A restart would make something void that was delivered."""
     silences: int
     """How many attempts of this stream, this one included, ended in `FirstEventTimeoutError`."""
+    verdict: bool | None = None
+    """What `RetryPolicy.retryable` has said of the error."""
     asked: float = 0.0
-    """Seconds from now until the server wants to be asked again."""
+    """Seconds from now until the server wants to be asked again; 0 where it named no time."""
+    kept: int = 0
+    """Attempts before this one that do not count: 429s whose wait was kept."""
+    waited: float = 0.0
+    """Seconds that the stream has spent in waits that a server named."""
     deadline: float | None = None
     """The stream's deadline, in seconds since its start."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether it was a 429 that named a wait."""
+        return is_limited(self.error, self.asked)
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """The next attempt begins after `delay` seconds."""
+
+    delay: float
+    counted: bool
+    """Whether the attempt that has failed counts against `attempts`."""
+
+
+def is_limited(error: GeminiStreamsError, asked: float) -> bool:
+    """Whether an error is a 429 that names a wait; `asked`: in how many seconds that is over."""
+    return asked > 0 and isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS and error.retryable
+
 
 def backoff(policy: RetryPolicy, attempt: int, uniform: Callable[[float, float], float]) -> float:
-    """Return the seconds to wait after attempt number `attempt`."""
+    """Return the policy's own wait, in seconds, after attempt number `attempt`."""
     try:
         delay = policy.initial_delay * policy.exp_base ** (attempt - 1)
     except OverflowError:
@@ -50,28 +80,26 @@ def backoff(policy: RetryPolicy, attempt: int, uniform: Callable[[float, float],
     return min(delay + uniform(0, policy.jitter), policy.max_delay)
 
 
-def wait_before_next(
-    policy: RetryPolicy, failed: Failed, uniform: Callable[[float, float], float]
-) -> float | None:
-    """Return the seconds to wait before the next attempt, or `None`: this error is the last word.
-
-    What `policy.retryable` raises is raised.
-    """
+def next_wait(policy: RetryPolicy, failed: Failed, uniform: Callable[[float, float], float]) -> Wait | None:
+    """Return the wait before the next attempt, or `None`: this error is the last word."""
     error = failed.error
-    verdict = policy.retryable(error) if policy.retryable is not None else None
-    if verdict is None:
-        verdict = error.retryable and not (isinstance(error, FirstEventTimeoutError) and failed.silences > 1)
-    if not verdict or failed.attempt >= policy.attempts:
+    again = failed.verdict
+    if again is None:
+        again = error.retryable and not (isinstance(error, FirstEventTimeoutError) and failed.silences > 1)
+    if not again or policy.attempts == 1:
+        return None
+    counted = not failed.limited
+    if counted and failed.attempt - failed.kept >= policy.attempts:
         return None
     if failed.voids and policy.on_partial == "fail":
         return None
-    delay = backoff(policy, failed.attempt, uniform)
-    if failed.asked > delay:
-        delay = max(failed.asked, min(failed.asked + uniform(0, policy.jitter), policy.max_delay))
-    return None if too_long(policy, delay, failed.elapsed, failed.deadline) else delay
-
-
-def too_long(policy: RetryPolicy, wait: float, elapsed: float, deadline: float | None) -> bool:
-    """Whether a stream that has run for `elapsed` seconds must not wait that long for its next attempt."""
-    limits = (policy.total_time, deadline)
-    return wait > policy.max_delay or any(limit is not None and elapsed + wait >= limit for limit in limits)
+    asked = failed.asked
+    if asked > policy.max_retry_after or (asked and failed.waited + asked > policy.max_total_wait):
+        return None
+    delay = backoff(policy, failed.attempt - failed.kept if counted else failed.kept + 1, uniform)
+    if asked:
+        delay = max(delay, asked + uniform(0, policy.jitter))
+    limits = (policy.total_time, failed.deadline)
+    if any(limit is not None and failed.elapsed + delay >= limit for limit in limits):
+        return None
+    return Wait(delay, counted)

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pykka
 
-from gemini_streams import cooldowns
 from gemini_streams.delivery import LastMessageOf, Subscription, common_room
 from gemini_streams.errors import (
     APIError,
@@ -37,6 +36,7 @@ from gemini_streams.errors import (
     SlowSubscriberError,
     StreamCrashedError,
     StreamEndedError,
+    StreamTruncatedError,
 )
 from gemini_streams.exchange import Exchange
 from gemini_streams.gemini.endpoint import Target
@@ -56,15 +56,16 @@ from gemini_streams.messages import (
     StreamStopped,
 )
 from gemini_streams.options import FlowControl, Place, Settings
-from gemini_streams.retry import Failed, too_long, wait_before_next
+from gemini_streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
 from gemini_streams.safely import safely
-from gemini_streams.traces import trace_of
+from gemini_streams.waits import Waits
 from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
 
 if TYPE_CHECKING:
     from typing import Literal
 
+    from gemini_streams.cooldowns import Cooldowns
     from gemini_streams.sessions import Sessions
     from pykka_supervisor import Timer
 
@@ -73,7 +74,6 @@ __all__ = ["Attempt", "Retired", "Session"]
 _log = get_logger(__name__)
 _decoder = msgspec.json.Decoder()
 
-TOO_MANY_REQUESTS = 429
 _HUNG_AFTER = 1.0
 """Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
 
@@ -123,7 +123,9 @@ class Session:
 
     __slots__ = (
         "_body",
+        "_broken",
         "_checkpoint",
+        "_continuations",
         "_ended_mono",
         "_first_event_at",
         "_history",
@@ -144,6 +146,7 @@ class Session:
         "_token",
         "_told",
         "_usage",
+        "asking",
         "attempt",
         "automatic_continuation",
         "clock",
@@ -165,7 +168,9 @@ class Session:
         "stream_id",
         "tag",
         "target",
+        "undecided",
         "url",
+        "waits",
     )
 
     def __init__(
@@ -214,6 +219,13 @@ class Session:
         self._usage: dict[str, Any] | None = None  # of the requests before the present one that stand
         self._restart_error: GeminiStreamsError | None = None
         self._silences = 0
+        self._continuations = 0
+        self._broken: Attempt | None = None  # retired, and not decided on yet
+        self.undecided: GeminiStreamsError | None = None
+        """What an attempt died of that the policy's `retryable` has to be asked about, in a thread that lives."""
+        self.asking: GeminiStreamsError | None = None
+        """What it is being asked about."""
+        self.waits = Waits(self)
         self._subscriptions: tuple[Subscription, ...] = ()
         self._strict: tuple[Subscription, ...] = ()  # who is let go as soon as something does not fit
         self._pausing: tuple[Subscription, ...] = ()
@@ -398,26 +410,9 @@ class Session:
 
     # -- the stream's thread -----------------------------------------------------------------------------------------
 
-    def held_back(self) -> float:
-        """Return the seconds for which the next attempt has to wait since somebody has got a 429; 0 for none.
-
-        Raises `APIError` where that is longer than the retry policy waits.
-        """
-        if self.ended or not cooldowns.any_held():
-            return 0.0
-        held = cooldowns.remaining(self.clock, self.quota_key)
-        if not held:
-            return 0.0
-        policy = self.options.retry
-        if too_long(policy, held, self.duration, self.options.deadline):
-            raise APIError(
-                TOO_MANY_REQUESTS,
-                "RESOURCE_EXHAUSTED",
-                f"not asked: the server wants no request for this model in the next {held:.3g} s",
-                retryable=True,
-                retry_at=self.clock.time() + held,
-            )
-        return max(held, min(held + random.uniform(0, policy.jitter), policy.max_delay))
+    def stand_aside(self) -> None:
+        """Take note that the stream is held back: others may be launched meanwhile."""
+        self._table.launches.out(self)
 
     def begin(self) -> Attempt | None:
         """Begin the next attempt; `None` where the stream has ended."""
@@ -455,6 +450,8 @@ class Session:
             self._check(attempt)
             if self.status == "starting":
                 self.status = follow(self.status, "active")
+        if self._table.cooldowns.quotas:
+            self.waits.answered()
 
     def room(self, attempt: Attempt, size: int) -> tuple[int, int]:
         """Return how many events and bytes may be delivered now; waits while somebody who pauses is full.
@@ -554,9 +551,20 @@ class Session:
         )
 
     def next_hop(self, attempt: Attempt) -> None:
-        """Take note that the answer goes on in another request of the same attempt. Raises `Retired`."""
+        """Take note that the answer goes on in another request of the same attempt.
+
+        Raises `Retired`, or `StreamTruncatedError` where the stream's policy allows no more of them.
+        """
+        most = self.options.retry.max_continuations
         with self.lock:
             self._check(attempt)
+            if self._continuations >= most:
+                raise StreamTruncatedError(
+                    f"the answer stopped with CONTINUATION after {most} requests that went on with it"
+                    " (max_continuations)",
+                    retryable=False,
+                )
+            self._continuations += 1
             self._usage = self.usage()
             attempt.meaning = self._meaning()
             attempt.hop = 0
@@ -589,40 +597,42 @@ class Session:
 
     # -- the supervisor's thread -------------------------------------------------------------------------------------
 
-    def failed(self, error: GeminiStreamsError) -> float | None:
+    def failed(self, error: GeminiStreamsError, *, verdict: bool | None = None) -> float | None:
         """Decide what follows a failed attempt: return the seconds until the next one, or `None` where it was the last.
 
-        The subscribers have been told when this returns.
+        `verdict`: what the policy's `retryable` has said. The subscribers have been told when this returns. Also called
+        in the stream's own thread, where its predecessor's death had to be asked about.
         """
         error.__traceback__ = error.__cause__ = error.__context__ = None
         self._table.launches.out(self)
         with self.lock:
+            self.undecided = self.asking = None
             if self.ended:
                 return None
-            attempt, self.current = self.current, None
-            if attempt is not None and attempt.error is not None and isinstance(error, StreamCrashedError):
-                error = attempt.error  # it was killed because it did not end for this
+            attempt, self.current, self._broken = self.current or self._broken, None, None
+            error = self._cause(error, attempt)
             self._silences += isinstance(error, FirstEventTimeoutError)
             resume_at = self._checkpoint if self._token is not None else 0
             asked = max(0.0, error.retry_at - self.clock.time()) if error.retry_at is not None else 0.0
-            if asked and error.retryable and isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS:
-                cooldowns.hold(self.clock, self.quota_key, asked)
             failed = Failed(
                 error=error,
                 attempt=self.attempt,
                 elapsed=self.duration,
                 voids=self.next_sequence > resume_at,
                 silences=self._silences,
-                asked=max(asked, cooldowns.remaining(self.clock, self.quota_key)),
+                verdict=verdict,
+                asked=asked,
+                kept=self.waits.kept,
+                waited=self.waits.seconds,
                 deadline=self.options.deadline,
             )
         _end(attempt)
-        try:
-            delay = wait_before_next(self.options.retry, failed, random.uniform)
-        except BaseException as bug:  # noqa: BLE001 - the application's own callable; its sys.exit() would end all streams
-            _log.error("retry_policy_raised", stream_id=self.stream_id, trace=trace_of(bug))
-            delay = None
-        if delay is None:
+        if isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS and error.retryable:
+            self.waits.refused(asked)
+        else:
+            self.waits.left()
+        wait = next_wait(self.options.retry, failed, random.uniform)
+        if wait is None:
             with self.lock:
                 self._add_usage(attempt, self.next_sequence)  # nothing of it becomes void any more
             self.fail(error)
@@ -630,7 +640,9 @@ class Session:
         with self.lock:
             if self.status in ENDED:  # meanwhile
                 return None
-            self._restart(error, attempt, resume_at, delay)
+            if asked:
+                self.waits.keep(wait.delay, counted=wait.counted)
+            self._restart(error, attempt, resume_at, wait.delay)
             if self.status in ENDED:  # nobody has taken the news
                 return None
         _log.info(
@@ -639,15 +651,35 @@ class Session:
             model=self.model,
             attempt=self.attempt,
             resume_at=resume_at,
-            delay=delay,
+            delay=wait.delay,
             error=error.brief,
         )
-        return delay
+        return wait.delay
+
+    def retire(self, error: GeminiStreamsError) -> None:
+        """Close an attempt whose thread has died; what follows is decided in its successor's (`undecided`)."""
+        with self.lock:
+            attempt, self.current = self.current, None
+            self._broken = attempt
+            self.undecided = self._cause(error, attempt)
+        _end(attempt)
+
+    @staticmethod
+    def _cause(error: GeminiStreamsError, attempt: Attempt | None) -> GeminiStreamsError:
+        """Return the error that an attempt was killed for because it did not end for it, or else `error`."""
+        if attempt is not None and attempt.error is not None and isinstance(error, StreamCrashedError):
+            return attempt.error
+        return error
 
     @property
     def quota_key(self) -> tuple[str, str, str]:
         """What this stream shares a rate limit by."""
         return self.target.quota_key(self.model)
+
+    @property
+    def cooldowns(self) -> Cooldowns:
+        """The waits that it shares with other streams."""
+        return self._table.cooldowns
 
     def interrupt(self, attempt: Attempt) -> None:
         """Wake an attempt from whatever it waits for, for its actor is to end. Any thread."""
@@ -845,6 +877,8 @@ class Session:
         subscriptions, self._subscriptions, self._pausing = self._subscriptions, (), ()
         self._wake()
         safely(self._table.ended, self, idle=attempt is None)
+        if self._table.cooldowns.quotas or self.waits.since is not None:
+            safely(self.waits.left)
         for subscription in subscriptions:
             safely(self._table.unwatch, subscription.ref, self)
             safely(subscription.finish, last, at_once=at_once)

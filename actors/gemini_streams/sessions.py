@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 from pykka.messages import ProxyGetAttr
 
+from gemini_streams.cooldowns import Cooldowns
 from gemini_streams.errors import (
     GeminiStreamsError,
     ManagerDrainingError,
@@ -94,6 +95,8 @@ class Sessions:
         self.max_waiting = max_waiting
         self._linger = linger
         self._clock = clock
+        self.cooldowns: Cooldowns = Cooldowns(clock)
+        """The clock's, which all managers share, as long as the tree runs."""
         self.supervisor: pykka.ActorRef[Any] | None = None
         """Of the streams; it says so itself when it starts."""
         self.root: pykka.ActorRef[Any] | None = None

@@ -18,6 +18,8 @@ import pykka
 
 from gemini_streams.connection import Connections, Interrupted
 from gemini_streams.errors import (
+    APIError,
+    BadFinishError,
     FirstEventTimeoutError,
     GeminiStreamsError,
     StreamCrashedError,
@@ -30,6 +32,7 @@ from gemini_streams.gemini.meaning import End
 from gemini_streams.pump import Pump
 from gemini_streams.session import Attempt, Retired, Session
 from gemini_streams.traces import trace_of
+from gemini_streams.verdict import verdict_on
 from pykka_supervisor import SupervisedActor
 from pykka_supervisor.log import get_logger
 
@@ -54,11 +57,15 @@ class _Run:
 
 
 class AttemptFailed(Exception):  # noqa: N818 - what an attempt dies of; the error is what it carries
-    """Carries an error of ours to the supervisor of the streams, and shows no more of it than a report may."""
+    """Carries an error of ours to the supervisor of the streams, and shows no more of it than a report may.
 
-    def __init__(self, error: GeminiStreamsError) -> None:
+    `verdict`: what the policy's `retryable` has said of it.
+    """
+
+    def __init__(self, error: GeminiStreamsError, *, verdict: bool | None) -> None:
         super().__init__(error.brief)
         self.error = error
+        self.verdict = verdict
 
 
 class StreamActor(SupervisedActor):
@@ -69,34 +76,56 @@ class StreamActor(SupervisedActor):
         self._session = session
         self._connections = connections
         self._attempt: Attempt | None = None
+        self._awaited: _Run | None = None
         self._interrupted = False
         session.ref = self.actor_ref  # before there is a thread: whoever has an event can find the actor
 
     def on_start(self) -> None:
         """Begin as soon as the start is over: a start that waited for the server would hold the supervisor up."""
-        self.actor_ref.tell(_Run(self))
+        self._awaited = run = _Run(self)
+        self.actor_ref.tell(run)
 
     def on_receive(self, message: Any) -> None:
         """Make the attempt."""
-        if not isinstance(message, _Run) or message.actor is not self:
-            return  # meant for an incarnation that has died
+        if message is not self._awaited or message is None:
+            return  # meant for an incarnation that has died, or it was woken twice
+        session = self._session
         try:
-            self._attempt_once(message)
+            if self._has_to_wait(message):
+                return
+            self._awaited = None
+            self._attempt_once()
         except GeminiStreamsError as error:
-            failed = AttemptFailed(cleaned(error, self._session.target.scrub))
+            failed = cleaned(error, session.target.scrub)
         except Exception as bug:  # noqa: BLE001 - its text and its frames may hold the prompt: no report gets them
             kind = type(bug).__name__
-            _log.error("stream_crashed", stream_id=self._session.stream_id, reason=kind, trace=trace_of(bug))
-            failed = AttemptFailed(StreamCrashedError(f"the stream's actor crashed: {kind}"))
+            _log.error("stream_crashed", stream_id=session.stream_id, reason=kind, trace=trace_of(bug))
+            failed = StreamCrashedError(f"the stream's actor crashed: {kind}")
         else:
             return
-        raise failed
+        raise AttemptFailed(failed, verdict=verdict_on(failed, session))
 
-    def _attempt_once(self, message: _Run) -> None:
-        held = self._session.held_back()
+    def _has_to_wait(self, run: _Run) -> bool:
+        """Whether the attempt cannot begin yet. Its actor is told the same again when that is to be looked at again."""
+        session = self._session
+        if not session.cooldowns.quotas and session.waits.since is None and session.undecided is None:
+            return False
+        again = functools.partial(self._run_later, run)
+        if session.undecided is not None:
+            delay = session.failed(session.undecided, verdict=verdict_on(session.undecided, session))
+            if delay:
+                session.clock.call_later(delay, again)
+                return True
+        try:
+            held = session.waits.held_back(again)
+        except APIError as error:  # no request was made, so there is nothing to try again
+            session.fail(error)
+            return False
         if held:
-            self._session.clock.call_later(held, functools.partial(self._run_later, message))
-            return
+            session.stand_aside()
+        return held
+
+    def _attempt_once(self) -> None:
         attempt = self._attempt = self._session.begin()
         if self._interrupted:
             return
@@ -140,6 +169,9 @@ class StreamActor(SupervisedActor):
             token = session.token
             ended = self._request(attempt)
             if ended is End.COMPLETE:
+                reason = attempt.meaning.finish_reason
+                if reason in session.options.retry.retry_finish:
+                    raise BadFinishError(f"the answer ended with finishReason {reason}", reason)
                 session.complete(attempt)
                 return
             fruitless = fruitless + 1 if session.token == token else 0

@@ -521,9 +521,10 @@ class Cell:
         """Whether it is a supervisor's."""
         return getattr(self.run_class, "_is_supervisor", False)
 
-    def give_up_on(self, incarnation: Incarnation) -> None:
+    def give_up_on(self, incarnation: Incarnation, reason: Exit | None = None) -> None:
         """Abandon an incarnation that outlasts its limit, and let its supervisor, if any, decide."""
-        reason = Abandoned(f"it did not end within {self.shutdown} s of being killed")
+        if reason is None:
+            reason = Abandoned(f"it did not end within {self.shutdown} s of being killed")
         if not self.abandon(incarnation, reason):
             return
         if self.supervisor is None:

@@ -89,7 +89,7 @@ FAILURES: list[tuple[str, str, bool, Callable[[LocalGemini], Any], Options]] = [
     ("in the stream", "APIError", True, _reply(error_after=(1, Failure(503))), {}),
     ("in the stream, for good", "APIError", False, _reply(error_after=(1, Failure(400))), {}),
     ("daily quota", "APIError", False, _answer(Failure(429, quota_id=DAY)), {}),
-    ("too long a wait", "APIError", False, _answer(Failure(429, retry_delay="90s")), {}),
+    ("too long a wait", "APIError", False, _answer(Failure(429, retry_delay="121s")), {}),
     ("reset", "ConnectionLostError", True, _reply(end="reset", end_after=1), {}),
     ("cut", "ConnectionLostError", True, _reply(end="cut", end_after=1), {}),
     (

@@ -124,6 +124,10 @@ class Scene:
     def await_status(self, stream_id: str, *wanted: str) -> None:
         eventually(lambda: self.status(stream_id) in wanted, what=f"the stream did not become {wanted}")
 
+    def held(self) -> int:
+        """How many streams are held back by a wait that was named to another one."""
+        return sum(len(quota.waiting) for quota in list(self.table.cooldowns.quotas.values()))
+
     def requests(self, text: str = "") -> int:
         return sum(text in record.text for record in self.gemini.requests)
 

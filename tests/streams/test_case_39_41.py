@@ -246,7 +246,7 @@ def test_case_40_while_it_lingers() -> None:
 FAILURES: list[Any] = [
     Failure(400),
     Failure(500),
-    Failure(429, retry_after=100),
+    Failure(429, retry_after=1000),
     Raw(b"", close="reset"),
     Raw(b"HTTP/1.1 200 OK\r\n\r\n"),
     Reply(LONG, end="reset", end_after=2),
@@ -262,7 +262,7 @@ FAILURES: list[Any] = [
 
 def test_case_41_after_every_kind_of_failure_the_slots_are_free_at_once() -> None:
     count = len(FAILURES)
-    policy = RetryPolicy(attempts=2, initial_delay=0, jitter=0)
+    policy = RetryPolicy(attempts=2, initial_delay=0, jitter=0, max_retry_after=0.05)
     with Scene(max_streams=count, max_event_bytes=10_000, retry=policy) as scene:
         for number, failure in enumerate(FAILURES):
             scene.gemini.on(f"case {number:02}", failure)

@@ -156,7 +156,7 @@ def answer_to(seed: int, kind: str, number: int, nth: int) -> Any:
         case "limited":
             return Failure(429, retry_delay="0.4s")
         case "limited for long":
-            return Failure(429, retry_after=100)
+            return Failure(429, retry_after=1000)
         case "early":
             return Raw(b"", close=rng.choice(["fin", "reset"]))
     return Reply(text, pace=pace)
@@ -235,7 +235,9 @@ class Chaos:
             first_event_timeout=0.8,
             linger=1,
             shutdown=2,
-            retry=RetryPolicy(attempts=30, initial_delay=0.02, max_delay=2, jitter=0.1, exp_base=1.3),
+            retry=RetryPolicy(
+                attempts=30, initial_delay=0.02, max_delay=2, jitter=0.1, exp_base=1.3, max_retry_after=1
+            ),
         )
         self.tables.append(table_of(self.manager))
 

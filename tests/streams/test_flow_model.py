@@ -44,6 +44,7 @@ from gemini_streams import (
 )
 from gemini_streams import delivery as delivery_module
 from gemini_streams import session as session_module
+from gemini_streams.cooldowns import Cooldowns
 from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.gemini.request import build_request
@@ -88,6 +89,7 @@ class Table:
 
     def __init__(self) -> None:
         self.launches = Launches(lambda: None)
+        self.cooldowns = Cooldowns(TestClock())
 
     def unwatch(self, ref: Any, session: Session) -> None: ...
     def ended(self, session: Session, *, idle: bool) -> None: ...

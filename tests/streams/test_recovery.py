@@ -28,6 +28,7 @@ from gemini_streams.sessions import StartSession
 from gemini_streams.testing import Failure, Reply
 from pykka_supervisor.incarnation import Cell
 from pykka_supervisor.testing import TestClock, await_restart, kill
+from streams.helpers import eventually
 from streams.recovery_kit import LAST, STEADY, Scene, texts
 
 TEXT = "one two three four five six"
@@ -185,12 +186,12 @@ def test_the_deadline_can_pass_in_a_backoff_and_in_the_queue() -> None:
         assert scene.status(backing_off) == "error"
 
 
-def test_the_policys_callable_decides_and_a_bug_in_it_is_the_end() -> None:
+def test_the_policys_callable_decides_and_a_bug_in_it_leaves_it_to_the_table() -> None:
     asked: list[GeminiStreamsError] = []
 
     def decide(error: GeminiStreamsError) -> bool | None:
         asked.append(error)
-        assert threading.current_thread().name.startswith("StreamSupervisor")
+        assert threading.current_thread().name.startswith("StreamActor")
         return {404: True, 500: False, 418: None}.get(getattr(error, "code", 0))
 
     policy = RetryPolicy(initial_delay=0, jitter=0, retryable=decide)
@@ -207,10 +208,10 @@ def test_the_policys_callable_decides_and_a_bug_in_it_is_the_end() -> None:
         def broken(_error: GeminiStreamsError) -> bool:
             raise ZeroDivisionError
 
-        scene.gemini.on("bug", Failure(503))
-        _, probe = scene.start("bug", retry=RetryPolicy(retryable=broken))
+        scene.gemini.on("bug", Failure(503), Failure(404))
+        _, probe = scene.start("bug", retry=RetryPolicy(initial_delay=0, jitter=0, retryable=broken))
         last = probe.expect(StreamError)
-        assert (code_of(last), last.attempts) == (503, 1)
+        assert (code_of(last), last.attempts) == (404, 2)
         _, probe = scene.start("hello")  # and nobody else notices
         assert probe.expect(LAST).ok
 
@@ -218,9 +219,9 @@ def test_the_policys_callable_decides_and_a_bug_in_it_is_the_end() -> None:
 # -- 429
 
 
-def test_a_wait_longer_than_max_delay_fails_at_once_and_says_until_when() -> None:
+def test_a_wait_longer_than_max_retry_after_fails_at_once_and_says_until_when() -> None:
     clock = TestClock()
-    with Scene(clock=clock, retry=STEADY) as scene:
+    with Scene(clock=clock, retry=RetryPolicy(jitter=0, max_retry_after=30)) as scene:
         scene.gemini.on("why", Failure(429, retry_after=31))
         stream_id, probe = scene.start()
         last = probe.expect(StreamError)
@@ -228,16 +229,24 @@ def test_a_wait_longer_than_max_delay_fails_at_once_and_says_until_when() -> Non
         assert last.error.retry_at == pytest.approx(clock.time() + 31)
         assert cast("Any", pickle.loads(pickle.dumps(last.error))).retry_at == last.error.retry_at
         assert scene.status(stream_id) == "error"
-        # Whoever comes after it learns the same without asking, and is asked for when it is over.
+        # A stream that has no time for it learns the same without asking.
         clock.advance(0.5)
-        _, probe = scene.start()
-        last = probe.expect(StreamError)
-        assert isinstance(last.error, APIError)
-        assert last.error.code == 429
-        assert last.error.retry_at == pytest.approx(clock.time() + 30.5)
+        for limit in ({"deadline": 20}, {"retry": RetryPolicy(total_time=20)}):
+            _, probe = scene.start(**limit)
+            last = probe.expect(StreamError)
+            assert isinstance(last.error, APIError)
+            assert last.error.code == 429
+            assert last.error.retry_at == pytest.approx(clock.time() + 30.5)
         assert scene.requests() == 1
+        # Another waits for as long as its own policy allows, and then asks.
         scene.gemini.on("why", WHOLE)
-        clock.advance(30.5)
+        _, probe = scene.start()
+        eventually(lambda: scene.held() == 1)
+        clock.advance(29.9)
+        assert scene.requests() == 1
+        clock.advance(0.1)
+        assert probe.expect(LAST).ok
+        # It was answered: so the wait is over.
         _, probe = scene.start()
         assert probe.expect(LAST).ok
 

@@ -1,8 +1,7 @@
-"""The retry policy's rules, pure, under Hypothesis; and the book of shared waits."""
+"""The retry policy's rules, pure, under Hypothesis."""
 
 from __future__ import annotations
 
-import gc
 import math
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from gemini_streams import (
     APIError,
+    BadFinishError,
     ConnectionFailedError,
     ConnectionLostError,
     DeadlineExceededError,
@@ -19,17 +19,17 @@ from gemini_streams import (
     FirstEventTimeoutError,
     GeminiStreamsError,
     IdleTimeoutError,
+    InvalidRequestError,
     MalformedEventError,
     RetryPolicy,
     StreamCrashedError,
     StreamTruncatedError,
     UnexpectedResponseError,
-    cooldowns,
 )
-from gemini_streams.retry import Failed, backoff, wait_before_next
-from pykka_supervisor.testing import TestClock
+from gemini_streams.retry import Failed, Wait, backoff, next_wait
 
 HELPED = [
+    BadFinishError("x", "OTHER"),
     APIError(503, "UNAVAILABLE", "", retryable=True),
     ConnectionFailedError("x"),
     ConnectionLostError("x"),
@@ -48,6 +48,7 @@ HOPELESS: list[GeminiStreamsError] = [
 ]
 
 times = st.floats(0, 1e4, allow_nan=False)
+LIMITED = APIError(429, "RESOURCE_EXHAUSTED", "", retryable=True)
 
 
 @st.composite
@@ -58,6 +59,8 @@ def policies(draw: st.DrawFn, /, **fixed: Any) -> RetryPolicy:
         "max_delay": draw(st.floats(0, 1000)),
         "exp_base": draw(st.floats(1, 100)),
         "jitter": draw(st.floats(0, 100)),
+        "max_retry_after": draw(st.floats(0, 1e4)),
+        "max_total_wait": draw(st.floats(0, 1e5)),
         "total_time": draw(st.none() | st.floats(0.01, 1e4)),
         "on_partial": draw(st.sampled_from(["restart", "fail"])),
     }
@@ -66,13 +69,17 @@ def policies(draw: st.DrawFn, /, **fixed: Any) -> RetryPolicy:
 
 @st.composite
 def failures(draw: st.DrawFn, /, **fixed: Any) -> Failed:
+    attempt = draw(st.integers(1, 40))
     values: dict[str, Any] = {
-        "error": draw(st.sampled_from(HELPED + HOPELESS)),
-        "attempt": draw(st.integers(1, 40)),
+        "error": draw(st.sampled_from([*HELPED, *HOPELESS, LIMITED])),
+        "attempt": attempt,
         "elapsed": draw(times),
         "voids": draw(st.booleans()),
         "silences": draw(st.integers(1, 3)),
+        "verdict": draw(st.none() | st.booleans()),
         "asked": draw(st.just(0.0) | times),
+        "kept": draw(st.integers(0, attempt - 1)),
+        "waited": draw(st.just(0.0) | times),
         "deadline": draw(st.none() | st.floats(0.01, 1e4)),
     }
     return Failed(**{**values, **fixed})
@@ -84,64 +91,100 @@ def draws(draw: st.DrawFn) -> Any:
     return lambda low, high: low + (high - low) * share
 
 
+def low(low: float, _high: float) -> float:
+    return low
+
+
 @given(policies(), failures(), draws())
 def test_every_rule(policy: RetryPolicy, failed: Failed, uniform: Any) -> None:
-    wait = wait_before_next(policy, failed, uniform)
+    wait = next_wait(policy, failed, uniform)
     error = failed.error
     again = error.retryable and not (isinstance(error, FirstEventTimeoutError) and failed.silences > 1)
-    left = failed.attempt < policy.attempts
+    if failed.verdict is not None:
+        again = failed.verdict
+    free = error is LIMITED and failed.asked > 0
+    left = policy.attempts > 1 and (free or failed.attempt - failed.kept < policy.attempts)
     partial = failed.voids and policy.on_partial == "fail"
+    named = failed.asked <= policy.max_retry_after and (
+        not failed.asked or failed.waited + failed.asked <= policy.max_total_wait
+    )
     limits = [limit for limit in (policy.total_time, failed.deadline) if limit is not None]
+    number = failed.kept + 1 if free else failed.attempt - failed.kept
     if wait is not None:
         assert again
         assert left
+        assert named
         assert not partial
-        assert failed.asked <= wait <= policy.max_delay
-        assert wait >= min(backoff(policy, failed.attempt, lambda low, _high: low), policy.max_delay)
-        assert all(failed.elapsed + wait < limit for limit in limits)
-    elif again and left and not partial:
-        longest = max(failed.asked, backoff(policy, failed.attempt, lambda _low, high: high))
-        assert failed.asked > policy.max_delay or any(
-            failed.elapsed + longest + policy.jitter >= limit for limit in limits
-        )
+        assert wait.counted is not free
+        assert failed.asked <= wait.delay <= max(policy.max_delay, failed.asked + policy.jitter)
+        assert wait.delay >= min(backoff(policy, number, low), policy.max_delay)
+        assert all(failed.elapsed + wait.delay < limit for limit in limits)
+    elif again and left and named and not partial:
+        longest = max(failed.asked, backoff(policy, number, lambda _low, high: high))
+        assert any(failed.elapsed + longest + policy.jitter >= limit for limit in limits)
 
 
-@given(policies(), failures(), draws())
+@given(policies(), failures(error=HELPED[0], verdict=None), draws())
 def test_on_a_last_attempt_nothing_helps(policy: RetryPolicy, failed: Failed, uniform: Any) -> None:
-    assume(failed.attempt >= policy.attempts)
-    assert wait_before_next(policy, failed, uniform) is None
+    assume(failed.attempt - failed.kept >= policy.attempts)
+    assert next_wait(policy, failed, uniform) is None
 
 
-@given(policies(attempts=40, total_time=None, on_partial="restart"), failures(deadline=None), st.booleans())
-def test_the_callable_has_the_first_word(policy: RetryPolicy, failed: Failed, verdict: bool) -> None:
-    assume(failed.attempt < 40 and failed.asked <= policy.max_delay)
-    asked: list[GeminiStreamsError] = []
-
-    def decide(error: GeminiStreamsError) -> bool | None:
-        asked.append(error)
-        return verdict
-
-    told = wait_before_next(
-        RetryPolicy(**{**_fields(policy), "retryable": decide}), failed, lambda low, _high: low
-    )
-    assert (told is not None) is verdict
-    assert asked == [failed.error]
+@given(policies(attempts=1), failures(), draws())
+def test_one_attempt_is_one_request(policy: RetryPolicy, failed: Failed, uniform: Any) -> None:
+    assert next_wait(policy, failed, uniform) is None
 
 
-@given(policies(), failures())
-def test_none_from_the_callable_is_the_table(policy: RetryPolicy, failed: Failed) -> None:
-    mute = RetryPolicy(**{**_fields(policy), "retryable": lambda _error: None})
-    low = lambda low, _high: low  # noqa: E731
-    assert wait_before_next(mute, failed, low) == wait_before_next(policy, failed, low)
+@given(policies(total_time=None, on_partial="restart", max_retry_after=120.0, max_total_wait=3600.0), draws())
+def test_a_429_whose_wait_is_kept_costs_no_attempt(policy: RetryPolicy, uniform: Any) -> None:
+    assume(policy.attempts > 1)
+    waited = 0.0
+    for kept in range(80):  # 43 s each: 3,440 s in all
+        failed = Failed(
+            error=LIMITED,
+            attempt=kept + 1,
+            elapsed=waited,
+            voids=False,
+            silences=0,
+            asked=43.0,
+            kept=kept,
+            waited=waited,
+        )
+        wait = next_wait(policy, failed, uniform)
+        if wait is None:  # jitter and backoff may be long
+            assert waited + 43.0 > policy.max_total_wait
+            return
+        assert not wait.counted
+        waited += wait.delay
+    assert waited >= 80 * 43
 
 
-def test_what_the_callable_raises_is_raised() -> None:
-    def broken(_error: GeminiStreamsError) -> bool:
-        raise ZeroDivisionError
+def test_a_server_that_names_next_to_nothing_again_and_again_is_asked_less_and_less_often() -> None:
+    policy = RetryPolicy(jitter=0)
+    waits = []
+    for kept in range(10):
+        failed = Failed(
+            error=LIMITED, attempt=kept + 1, elapsed=0, voids=False, silences=0, asked=1e-3, kept=kept
+        )
+        wait = next_wait(policy, failed, low)
+        assert wait is not None
+        waits.append(wait.delay)
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
 
-    failed = Failed(error=HELPED[0], attempt=1, elapsed=0, voids=False, silences=0)
-    with pytest.raises(ZeroDivisionError):
-        wait_before_next(RetryPolicy(retryable=broken), failed, lambda low, _high: low)
+
+def test_the_defaults_hold_a_wait_of_two_minutes_and_an_hour_in_all() -> None:
+    def wait(asked: float, waited: float = 0.0) -> Wait | None:
+        failed = Failed(
+            error=LIMITED, attempt=1, elapsed=0, voids=False, silences=0, asked=asked, waited=waited
+        )
+        return next_wait(RetryPolicy(jitter=0), failed, low)
+
+    assert wait(43) == Wait(43, False)
+    assert wait(120) == Wait(120, False)
+    assert wait(120.5) is None
+    assert wait(100, waited=3500) == Wait(100, False)
+    assert wait(100.5, waited=3500) is None
+    assert wait(9_999_999_999) is None
 
 
 @given(policies(), st.integers(1, 5000), draws())
@@ -159,54 +202,30 @@ def test_the_default_waits() -> None:
 @pytest.mark.parametrize("error", HELPED, ids=lambda error: type(error).__name__)
 def test_what_the_table_tries_again(error: GeminiStreamsError) -> None:
     failed = Failed(error=error, attempt=1, elapsed=0, voids=True, silences=1)
-    assert wait_before_next(RetryPolicy(jitter=0), failed, lambda low, _high: low) == 0.5
+    assert next_wait(RetryPolicy(jitter=0), failed, low) == Wait(0.5, True)
 
 
 @pytest.mark.parametrize("error", HOPELESS, ids=lambda error: type(error).__name__)
 def test_what_the_table_does_not(error: GeminiStreamsError) -> None:
     failed = Failed(error=error, attempt=1, elapsed=0, voids=True, silences=1)
-    assert wait_before_next(RetryPolicy(jitter=0), failed, lambda low, _high: low) is None
+    assert next_wait(RetryPolicy(jitter=0), failed, low) is None
 
 
-def _fields(policy: RetryPolicy) -> dict[str, Any]:
-    return {name: getattr(policy, name) for name in policy.__struct_fields__}
-
-
-# -- shared waits
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.1, 100), st.floats(0, 50)), max_size=20),
-    st.sampled_from("ab"),
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_retry_after": -1},
+        {"max_total_wait": math.inf},
+        {"max_retry_after": "2"},
+        {"max_continuations": -1},
+        {"max_continuations": True},
+        {"retry_finish": "STOP"},
+        {"retry_finish": [""]},
+        {"retry_finish": {5}},
+        {"retry_finish": 5},
+    ],
+    ids=str,
 )
-def test_a_wait_lasts_as_long_as_the_longest(holds: list[tuple[str, float, float]], key: str) -> None:
-    clock = TestClock()
-    until = 0.0
-    for held, length, passing in holds:
-        cooldowns.hold(clock, held, length)
-        if held == key:
-            until = max(until, clock.monotonic() + length)
-        clock.advance(passing)
-        left = cooldowns.remaining(clock, key)
-        assert left == pytest.approx(max(0.0, until - clock.monotonic()))
-
-
-def test_each_clock_and_key_has_its_own_wait() -> None:
-    one, two = TestClock(), TestClock()
-    cooldowns.hold(one, "key", 5)
-    assert cooldowns.remaining(one, "key") == 5
-    assert cooldowns.remaining(one, "other") == 0
-    assert cooldowns.remaining(two, "key") == 0
-
-
-def test_what_is_over_is_forgotten() -> None:
-    clock = TestClock()
-    for key in range(100):
-        cooldowns.hold(clock, key, 1)
-    clock.advance(2)
-    cooldowns.hold(clock, "last", 1)
-    assert len(cooldowns._until[clock]) == 1
-    known = len(cooldowns._until)
-    del clock
-    gc.collect()
-    assert len(cooldowns._until) < known
+def test_values_that_cannot_be_right(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"RetryPolicy\.{next(iter(wrong))} must be"):
+        RetryPolicy(**wrong)
