@@ -28,6 +28,7 @@ __all__ = [
     "called_from_stop_all",
     "create_future",
     "dispatch_of",
+    "equip",
     "forget_all_actors_after_fork",
     "handle_proxy_message",
     "missing_hooks",
@@ -37,6 +38,7 @@ __all__ = [
     "point_ref_at",
     "referenced_actor",
     "runs_pykkas_own_loop",
+    "trim_get",
     "unregister",
 ]
 
@@ -68,8 +70,8 @@ def missing_hooks() -> list[str]:
     actor = _Bare()
     if not isinstance(actor.__dict__.get("_actor_ref"), pykka.ActorRef):
         missing.append("pykka.Actor._actor_ref, set by Actor.__init__")
-    if next(reversed(actor.__dict__)) != "_actor_ref":
-        missing.append("pykka.Actor._actor_ref, set last by Actor.__init__")
+    if list(actor.__dict__) != ["actor_urn", "actor_inbox", "actor_stopped", "_actor_ref"]:
+        missing.append("pykka.Actor.__init__, which sets these four, the ref last: equip() does the same")
     if referenced_actor(actor.actor_ref) is not actor:
         missing.append("pykka.ActorRef._actor_weakref (from 4.4.2) or ._actor (before)")
     if not hasattr(pykka.ActorRegistry.stop_all, "__func__"):
@@ -83,6 +85,31 @@ def missing_hooks() -> list[str]:
 def create_future(actor_class: type[pykka.Actor]) -> pykka.Future[Any]:
     """Make the future in which an actor of this class answers."""
     return actor_class._create_future()  # noqa: SLF001
+
+
+def trim_get(error: BaseException, future: pykka.Future[Any]) -> None:
+    """Take the frames of the calling function and of a future's `get` out of what `get` has just raised.
+
+    They hold the future, the future holds the exception, and that the frames of whatever raised it: all
+    that these worked on would live until the next cyclic collection.
+    """
+    get = getattr(type(future).get, "__code__", None)
+    trace = error.__traceback__
+    trace = None if trace is None else trace.tb_next
+    while trace is not None and trace.tb_frame.f_code is get:
+        trace = trace.tb_next
+    BaseException.with_traceback(error, trace)
+
+
+def equip(actor: pykka.Actor, urn: str) -> None:
+    """Do what Pykka's `Actor.__init__` does, but for the ref, and with a URN that was made before.
+
+    A URN takes a random number, for which a thread gives the interpreter away: a new actor's thread should
+    not, while its starter waits for it.
+    """
+    actor.actor_urn = urn
+    actor.actor_inbox = actor._create_actor_inbox()  # noqa: SLF001
+    actor.actor_stopped = threading.Event()
 
 
 def new_stop(reply_to: pykka.Future[Any] | None = None) -> Envelope[Any]:

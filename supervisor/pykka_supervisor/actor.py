@@ -101,6 +101,17 @@ class SupervisedActor(pykka.ThreadingActor):
     ref_class: ClassVar[type[SupervisedRef[Any]]] = SupervisedRef
     """A subclass of `SupervisedRef` gives this actor's refs methods of their own."""
 
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """As Pykka's; must be called by a subclass's own.
+
+        Runs in the actor's thread where a supervisor starts it, within `start_timeout`, and in the caller's
+        where `start()` does.
+        """
+        cell = self._supervised_cell
+        if not hasattr(cell, "ref"):
+            _pykka.equip(self, cell.urn)
+        keep(self, "_supervised_ref", cell.adopt(self))
+
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> SupervisedRef[Self]:
         """Start it on its own, without a supervisor, as `pykka.Actor.start` does.
@@ -209,8 +220,8 @@ class SupervisedActor(pykka.ThreadingActor):
 
     @_actor_ref.setter
     def _actor_ref(self, _pykkas_own: pykka.ActorRef[Any]) -> None:
-        # The last thing that Pykka's Actor.__init__ does; the rest of a subclass's __init__ already
-        # sees the ref, the inbox and the URN that it will keep.
+        # The last thing that Pykka's Actor.__init__ does, where a subclass has called that and not this one's;
+        # the rest of the subclass's already sees the ref, the inbox and the URN that it will keep.
         keep(self, "_supervised_ref", self._supervised_cell.adopt(self))
 
     @staticmethod

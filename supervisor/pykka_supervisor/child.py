@@ -59,9 +59,10 @@ class ChildSpec:
       its children are allowed.
     - `type`: `worker` or `supervisor`; for `count_children`, and taken from the class if it is one.
     - `significant`: its end by itself counts for its supervisor's `auto_shutdown`.
-    - `start_timeout`: how long `__init__` and `on_start` may take before the thread is abandoned. The
-      supervisor waits for it, as OTP's does. None: it does not wait, and a failure of `on_start` is an
-      end like any other.
+    - `start_timeout`: how long `__init__` and `on_start`, both in the child's thread, may take before that
+      is abandoned. The supervisor waits for it, as OTP's does. None: at the first start it waits for
+      `__init__` alone, without which there is no ref, and at a restart for nothing; a failure of what it
+      does not wait for is an end like any other.
     - `hang_after`: a single message that takes longer than this has the incarnation abandoned and
       replaced. How much waits in the inbox plays no part.
     - `backoff`: how long to wait before a restart. Or a function from the reason to seconds or

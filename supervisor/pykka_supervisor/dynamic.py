@@ -206,6 +206,10 @@ class DynamicSupervisor(BaseSupervisor):
         super()._let_go(child, cell, reason)
         self._forget(child)
 
+    def _ignored(self, child: Child) -> None:
+        super()._ignored(child)
+        self._forget(child)
+
     def _ended_by_itself(self, child: Child) -> None:
         """Nothing follows from it here."""
 

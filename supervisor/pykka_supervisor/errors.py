@@ -40,7 +40,7 @@ class StartError(SupervisorError):
 
 
 class StartTimeoutError(StartError, TimeoutError):
-    """`on_start` took longer than `start_timeout`; its thread has been abandoned."""
+    """`__init__` and `on_start` took longer than `start_timeout`; their thread has been abandoned."""
 
 
 class NameTakenError(StartError, ValueError):

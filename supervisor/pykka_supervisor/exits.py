@@ -96,9 +96,10 @@ class Crash(Exit):
     Or of any message, where the specification says `crash_on="any"` or the exception is no `Exception`.
     What `on_stop` or `on_failure` raises is reported and is no reason: the end was decided before.
 
-    `exception` has no traceback of its own any more: its frames would keep the dead actor in
-    memory. `cause` is one line, `trace` the traceback as text. Two crashes are equal when the type
-    and text of what was raised are.
+    `exception` has no traceback any more, nor have those in its chain: their frames would keep the dead
+    actor in memory. It is what was raised, or, where an asker has got that, one of the same class, with
+    the same arguments and attributes. `cause` is one line, `trace` the traceback as text. Two crashes are
+    equal when the type and text of what was raised are.
     """
 
     exception: BaseException | None = field(compare=False, repr=False)
@@ -106,12 +107,15 @@ class Crash(Exit):
     trace: str = field(default="", compare=False, repr=False)
 
     @classmethod
-    def of(cls, exception: BaseException) -> Crash:
-        """Make the reason for an exception that has just been caught."""
+    def of(cls, exception: BaseException, *, shared: bool = False) -> Crash:
+        """Make the reason for an exception that has just been caught. `shared`: an asker has it as well."""
         cause = _one_line(exception)
         trace = _trace(exception)
-        # Past the class's own `__setattr__`: a frozen dataclass refuses.
-        BaseException.with_traceback(exception, None)
+        if shared:
+            return cls(_like(exception, cause), cause, trace)
+        for one in _chain(exception):
+            # Past the class's own `__setattr__`: a frozen dataclass refuses.
+            BaseException.with_traceback(one, None)
         return cls(exception, cause, trace)
 
     def __reduce__(self) -> tuple[type[Crash], tuple[BaseException | None, str, str]]:
@@ -120,7 +124,11 @@ class Crash(Exit):
 
 @dataclass(frozen=True, slots=True)
 class StartFailed(Exit):
-    """`__init__` or `on_start` raised, took longer than `start_timeout`, or no thread could be started."""
+    """`__init__` or `on_start` raised, took longer than `start_timeout`, or no thread could be started.
+
+    `exception` is one of the same class as what was raised, with the same arguments and attributes. What
+    was raised is the starter's; its traceback holds the frames of the start.
+    """
 
     exception: BaseException | None = field(compare=False, repr=False)
     cause: str
@@ -128,8 +136,9 @@ class StartFailed(Exit):
 
     @classmethod
     def of(cls, exception: BaseException) -> StartFailed:
-        """Make the reason for an exception; its traceback is kept, for whoever raises it again."""
-        return cls(exception, _one_line(exception), _trace(exception))
+        """Make the reason for an exception, which is left as it is."""
+        cause = _one_line(exception)
+        return cls(_like(exception, cause), cause, _trace(exception))
 
     def __reduce__(self) -> tuple[type[StartFailed], tuple[BaseException | None, str, str]]:
         return StartFailed, (_picklable(self.exception, self.cause), self.cause, self.trace)
@@ -138,6 +147,39 @@ class StartFailed(Exit):
 def is_abnormal(reason: Exit) -> bool:
     """Whether a transient child is restarted after it."""
     return not isinstance(reason, (Normal, Shutdown))
+
+
+def forget_frames(exception: BaseException) -> None:
+    """Let the frames of an exception's tracebacks, and its chain's, go of what they worked on; the text stays."""
+    for one in _chain(exception):
+        traceback.clear_frames(one.__traceback__)
+
+
+def _chain(exception: BaseException) -> list[BaseException]:
+    """List an exception, its causes and contexts, and what is in its groups."""
+    chain: list[BaseException] = []
+    seen: set[int] = set()
+    left: list[BaseException | None] = [exception]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        chain.append(one)
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+    return chain
+
+
+def _like(exception: BaseException, cause: str) -> BaseException:
+    """Make one of the same class, without a traceback, and without a call of its `__init__`."""
+    try:
+        made = type(exception).__new__(type(exception), *exception.args)
+        vars(made).update(vars(exception))
+    except BaseException:  # noqa: BLE001
+        return RemoteError(cause)
+    return made
 
 
 def _one_line(exception: BaseException) -> str:

@@ -35,7 +35,8 @@ import contextlib
 import itertools
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import uuid
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import pykka
 from pykka import messages
@@ -43,7 +44,17 @@ from pykka import messages
 from . import _pykka, forks, names
 from ._pykka import Envelope
 from .errors import ActorKilledError, IgnoreStart, StartError
-from .exits import Abandoned, Crash, Exit, Killed, Normal, Shutdown, StartFailed, is_abnormal
+from .exits import (
+    Abandoned,
+    Crash,
+    Exit,
+    Killed,
+    Normal,
+    Shutdown,
+    StartFailed,
+    forget_frames,
+    is_abnormal,
+)
 from .log import contain, get_logger
 from .mailbox import PARKED, Mailbox, Receiver
 from .policy import RestartType, wants_restart
@@ -181,6 +192,10 @@ class Linked(Protocol):
         ...
 
 
+Awaited: TypeAlias = 'Literal["born", "started"] | None'
+"""For what the starter of an incarnation waits: the return of `__init__`, of `on_start`, or nothing."""
+
+
 class Cell:
     """What outlives an actor's incarnations; see the module's text."""
 
@@ -202,6 +217,7 @@ class Cell:
         "name",
         "reason",
         "ref",
+        "registered",
         "restart",
         "run_class",
         "shutdown",
@@ -212,7 +228,6 @@ class Cell:
 
     mailbox: Mailbox
     stopped: threading.Event
-    urn: str
     ref: SupervisedRef[Any]
 
     def __init__(
@@ -238,9 +253,11 @@ class Cell:
         self.interruptible = has_interrupt(actor_class)
         self.lock = threading.Lock()
         self.home = forks.here()
+        self.urn = uuid.uuid4().urn
         self.generation = 0
         self.closed = False
         """Whether the inbox refuses what comes: it has ended for good, or is about to."""
+        self.registered = False
         self.incarnation: Incarnation | None = None
         self.monitors: dict[int, Callable[[Exit, bool], None]] | None = None
         self.name: str | None = None
@@ -263,27 +280,38 @@ class Cell:
     def adopt(self, actor: SupervisedActor) -> SupervisedRef[Any]:
         """Make an instance this cell's; called by Pykka's `Actor.__init__`, for each incarnation.
 
-        The first one's inbox, URN and event become the cell's; each later one is given these.
+        The first one's inbox, URN and event become the cell's; each later one is given these. Raises
+        `pykka.ActorDeadError` in an `__init__` that has been abandoned.
         """
-        try:
-            ref = self.ref
-        except AttributeError:
-            mailbox = actor.actor_inbox
-            if not isinstance(mailbox, Mailbox):
-                raise TypeError("a supervised actor's inbox must be a Mailbox") from None
-            self.mailbox = mailbox
-            self.urn = actor.actor_urn
-            self.stopped = actor.actor_stopped
-            ref = self.run_class.ref_class(actor)
-            ref.actor_class = self.actor_class
-            ref.bind(self)
-            mailbox.owner = ref
-            self.ref = ref
-            return ref
-        actor.actor_inbox = self.mailbox
-        actor.actor_urn = self.urn
-        actor.actor_stopped = self.stopped
-        _pykka.point_ref_at(ref, actor)
+        incarnation = actor._supervised_incarnation  # noqa: SLF001
+        with self.lock:
+            if self.reason is not None or (incarnation is not None and incarnation.abandoned):
+                raise pykka.ActorDeadError(f"the start of {self} was given up while its __init__ ran")
+            try:
+                ref = self.ref
+            except AttributeError:
+                ref = self._adopt_first(actor)
+            else:
+                actor.actor_inbox = self.mailbox
+                actor.actor_urn = self.urn
+                actor.actor_stopped = self.stopped
+                _pykka.point_ref_at(ref, actor)
+        if incarnation is not None:
+            incarnation.bind(self.mailbox)
+        return ref
+
+    def _adopt_first(self, actor: SupervisedActor) -> SupervisedRef[Any]:
+        mailbox = actor.actor_inbox
+        if not isinstance(mailbox, Mailbox):
+            raise TypeError("a supervised actor's inbox must be a Mailbox")
+        self.mailbox = mailbox
+        self.urn = actor.actor_urn
+        self.stopped = actor.actor_stopped
+        ref = self.run_class.ref_class(actor)
+        ref.actor_class = self.actor_class
+        ref.bind(self)
+        mailbox.owner = ref
+        self.ref = ref
         return ref
 
     def launch(
@@ -291,50 +319,57 @@ class Cell:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         *,
+        awaited: Awaited = None,
         start_or_end: bool = False,
     ) -> Incarnation:
-        """Build the next incarnation, in the caller's thread, and start its thread.
+        """Begin the next incarnation.
 
-        `start_or_end`: should its `on_start` fail, the cell ends with it. Raises what `__init__` raises, and
-        StartError where no thread can be started; the caller then decides about the cell.
+        Its `__init__` runs in its own thread where a supervisor starts it, and here, in the caller's, for an
+        actor on its own, as Pykka has it. `awaited`: for what the caller is going to wait; with
+        `start_or_end` the cell ends with this incarnation, should it not get so far. Raises StartError where
+        no thread can be started, and for an actor on its own what `__init__` raises; the caller then decides
+        about the cell.
         """
-        actor = self.run_class.__new__(self.run_class, *args, **kwargs)
-        keep(actor, "_supervised_own_cell", self)
-        try:
-            actor.__init__(*args, **kwargs)  # type: ignore[misc]
-        except IgnoreStart:
-            if actor._supervised_ref is None:  # noqa: SLF001
-                # Whoever asked for the start gets a ref, of an actor that is not there.
-                pykka.Actor.__init__(actor)
-            raise
-        if actor._supervised_ref is None:  # noqa: SLF001
-            raise StartError(f"{self.actor_class.__name__}.__init__ did not call super().__init__()")
-        incarnation = Incarnation(self, actor, self.generation + 1)
+        incarnation = Incarnation(self, self.generation + 1, args, kwargs)
+        incarnation.awaited = awaited
         incarnation.start_or_end = start_or_end
-        keep(actor, "_supervised_incarnation", incarnation)
+        if self.supervisor is None:
+            incarnation.be_born()
         with self.lock:
             if self.reason is not None:
                 raise StartError(f"{self} has ended")
             self.generation += 1
             self.incarnation = incarnation
-        if self.generation == 1:
-            pykka.ActorRegistry.register(self.ref)
-        self.mailbox.unbound()
+        if self.supervisor is None:
+            self.register()
         try:
             incarnation.thread.start()
         except RuntimeError as error:
             with self.lock:
                 self.incarnation = None
+            incarnation.drop()
             raise StartError(f"the thread of {self} could not be started: {error}") from error
         return incarnation
+
+    def register(self) -> None:
+        """Enter the actor in Pykka's registry, once, when its `__init__` has returned."""
+        if self.registered:
+            return
+        self.registered = True
+        pykka.ActorRegistry.register(self.ref)
+        if self.closed:
+            # It was given up meanwhile.
+            _pykka.unregister(self.ref)
 
     # -- death
 
     def begin_end(self, incarnation: Incarnation, reason: Exit) -> bool:
         """Decide whether this end is final, before the last hooks run; in the incarnation's thread.
 
-        False where the incarnation was abandoned: then all that this does has been done.
+        False where the incarnation was abandoned: then all that this does has been done. And in a forked child.
         """
+        if self.home.forked:
+            return False
         with self.lock:
             if incarnation.abandoned:
                 return False
@@ -380,7 +415,7 @@ class Cell:
                 self.last_reason = reason
         if late:
             _leaked.discard(incarnation)
-            incarnation.actor = None
+            incarnation.error = None
             _log.info("abandoned_thread_ended", actor=str(self), thread=incarnation.thread.name)
             return
         incarnation.disarm()
@@ -537,12 +572,7 @@ class Cell:
 
     def _is_forgotten(self, incarnation: Incarnation, reason: Exit) -> bool:
         """Whether nothing follows from this end, so that its supervisor need not wake for it."""
-        if (
-            self.reason is None
-            or incarnation.error is not None
-            or self.supervisor is None
-            or is_abnormal(reason)
-        ):
+        if self.reason is None or not incarnation.started or self.supervisor is None or is_abnormal(reason):
             return False
         above = self.supervisor.incarnation
         supervisor = None if above is None else above.actor
@@ -578,7 +608,11 @@ class Incarnation(Receiver):
     __slots__ = (
         "abandoned",
         "actor",
+        "answered",
+        "arguments",
+        "awaited",
         "batch",
+        "born",
         "cell",
         "deferred",
         "deferring",
@@ -587,6 +621,8 @@ class Incarnation(Receiver):
         "for_good",
         "gate",
         "generation",
+        "ignored",
+        "interrupted",
         "kill_timer",
         "links",
         "order",
@@ -600,10 +636,13 @@ class Incarnation(Receiver):
         "thread",
     )
 
-    def __init__(self, cell: Cell, actor: SupervisedActor, generation: int) -> None:
-        super().__init__(cell.mailbox, cell.clock.monotonic)
+    def __init__(self, cell: Cell, generation: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().__init__(monotonic=cell.clock.monotonic)
         self.cell = cell
-        self.actor: SupervisedActor | None = actor
+        self.arguments: tuple[tuple[Any, ...], Mapping[str, Any]] = (args, kwargs)
+        """Of `__init__`, until that has been called."""
+        self.actor: SupervisedActor | None = None
+        """From the return of `__init__` until the last hook has returned."""
         self.generation = generation
         self.thread = threading.Thread(
             target=self._run,
@@ -612,18 +651,29 @@ class Incarnation(Receiver):
         )
         self.gate = threading.Lock()
         self.gate.acquire()
+        self.born = False
+        """Whether `__init__` has returned."""
         self.started = False
+        """Whether `on_start` has returned."""
+        self.interrupted = False
         self.started_at = 0.0
         self.final: bool | None = None
         """What its supervisor has decided about its end beforehand; None: the restart type decides."""
         self.for_good: bool | None = None
         """Whether its end is final, from `begin_end` on; None before that."""
+        self.awaited: Awaited = None
+        """What its starter waits for; see `Cell.launch`."""
         self.start_or_end = False
         self.abandoned = False
         self.order: Exit | None = None
         self.stop_as: Exit | None = None
         self.reason: Exit | None = None
         self.error: BaseException | None = None
+        """What kept it from starting, with its traceback, until its starter has taken it."""
+        self.answered = False
+        """Whether what it died of was also the answer to an ask."""
+        self.ignored = False
+        """Whether that was an `IgnoreStart`."""
         self.reply_to: pykka.Future[Any] | None = None
         self.batch: Any = None
         self.deferred: set[DeferredReply[Any]] | None = None
@@ -642,9 +692,13 @@ class Incarnation(Receiver):
             return True
         if self.final is not None:
             return self.final
-        if self.start_or_end and not self.started:
+        if self.start_or_end and self.is_awaited():
             return True
         return not wants_restart(self.cell.restart, reason)
+
+    def is_awaited(self) -> bool:
+        """Whether its starter still waits for it."""
+        return self.awaited is not None and not self.started and not (self.born and self.awaited == "born")
 
     def disarm(self) -> None:
         """Once it has ended: take the timer back that would have it abandoned."""
@@ -662,7 +716,11 @@ class Incarnation(Receiver):
         self.interrupt()
 
     def interrupt(self) -> None:
-        """Call the actor's own `interrupt()`, in the caller's thread."""
+        """Call the actor's own `interrupt()`, in the caller's thread.
+
+        While `__init__` runs there is no actor that could be called: its own thread does so afterwards.
+        """
+        self.interrupted = True  # before the look at `actor`, which is set before the look at this
         actor = self.actor
         if actor is None or not self.cell.interruptible:
             return
@@ -699,6 +757,52 @@ class Incarnation(Receiver):
         for reply_to in replies or ():
             answer(reply_to, None)
 
+    def drop(self) -> None:
+        """Let go of what it was to be made of: its thread cannot be started."""
+        self.actor = None
+        self.arguments = (), {}
+        del self.thread
+
+    def take_error(self) -> BaseException | None:
+        """Take what kept it from starting: its traceback holds the frames, and they what they worked on."""
+        error, self.error = self.error, None
+        return error
+
+    # -- in its own thread, or in its starter's
+
+    def be_born(self) -> SupervisedActor:
+        """Make the instance. Raises what `__init__` raises, and StartError where that left Pykka's out."""
+        before, _current.incarnation = _current.incarnation, self
+        try:
+            actor = self._make()
+        except BaseException:
+            self._wind_down(None)
+            raise
+        finally:
+            _current.incarnation = before
+        self.born = True
+        self.actor = actor
+        if self.interrupted:
+            self.interrupt()
+        return actor
+
+    def _make(self) -> SupervisedActor:
+        (args, kwargs), self.arguments = self.arguments, ((), {})
+        run_class = self.cell.run_class
+        actor = run_class.__new__(run_class, *args, **kwargs)
+        keep(actor, "_supervised_own_cell", self.cell)
+        keep(actor, "_supervised_incarnation", self)
+        try:
+            actor.__init__(*args, **kwargs)  # type: ignore[misc]
+        except IgnoreStart:
+            if actor._supervised_ref is None:  # noqa: SLF001
+                # The starter gets a ref, of an actor that is not there.
+                pykka.Actor.__init__(actor)
+            raise
+        if actor._supervised_ref is None:  # noqa: SLF001
+            raise StartError(f"{self.cell.actor_class.__name__}.__init__ did not call super().__init__()")
+        return actor
+
     # -- in its own thread
 
     def _run(self) -> None:
@@ -709,60 +813,84 @@ class Incarnation(Receiver):
         except BaseException as error:  # noqa: BLE001
             reason = Crash.of(error)
         finally:
+            # The last reference that this package has: the actor and what it owns are freed before its end is told.
+            self.actor = None
             try:
                 if not self.cell.home.forked:
                     self.cell.ended(self, reason)
             finally:
                 self.open_gate()
                 _current.incarnation = None
-                if self.cell.reason is not None:
-                    self.actor = None
 
     def _live(self) -> Exit:
-        actor = self.actor
-        if actor is None:
-            return Killed()
-        self.since = self._monotonic()
-        try:
-            actor.on_start()
-        except BaseException as error:  # noqa: BLE001
-            self.error = error
-            reason = self.order
-            if reason is None:
-                reason = Shutdown("ignore") if isinstance(error, IgnoreStart) else StartFailed.of(error)
-            if self.cell.begin_end(self, reason):
-                self._wind_down(actor)
-            return reason
+        actor = self._start()
+        if isinstance(actor, Exit):
+            return actor
         self.started_at = self._monotonic()
         self.started = True
         self.open_gate()
         failure: tuple[Any, Any, Any] | None = None
         try:
-            reason = self._receive(actor)
-        except BaseException as error:  # noqa: BLE001
-            failure = sys.exc_info()
-            reason = self.order if self.order is not None else Crash.of(error)
-        if not self.cell.begin_end(self, reason):
-            return reason
-        self.since = self._monotonic()
-        self._wind_down(actor)
+            try:
+                reason = self._receive(actor)
+            except BaseException as error:  # noqa: BLE001
+                failure = sys.exc_info()
+                reason = self.order if self.order is not None else Crash.of(error, shared=self.answered)
+            if self.cell.begin_end(self, reason):
+                self.since = self._monotonic()
+                self._wind_down(actor)
+                self._last_hook(actor, reason, failure)
+            if failure is not None and self.answered:
+                # The asker has it too, and would keep what these frames worked on.
+                forget_frames(failure[1])
+        finally:
+            failure = None  # its frames hold this one
+        return reason
+
+    def _last_hook(self, actor: SupervisedActor, reason: Exit, failure: tuple[Any, Any, Any] | None) -> None:
         if failure is not None:
             self._hook(actor.on_failure, *failure)
-            failure = None  # its frames hold this one
         elif is_abnormal(reason):
             killed = ActorKilledError(f"{self.cell} was killed")
             self._hook(actor.on_failure, ActorKilledError, killed, None)
         else:
             self._hook(actor.on_stop)
+
+    def _start(self) -> SupervisedActor | Exit:
+        """Run `__init__`, where its starter has not, and `on_start`; the reason where that was all."""
+        self.since = self._monotonic()
+        actor = self.actor
+        failed: Exit = Killed()
+        try:
+            if actor is None:
+                actor = self.be_born()
+                self.cell.register()
+                self.mailbox.unbound()
+                if self.awaited == "born":
+                    self.open_gate()
+            if not self.retired:  # or it was told to end meanwhile
+                actor.on_start()
+                return actor
+        except BaseException as error:  # noqa: BLE001
+            if self.is_awaited():
+                self.error = error
+            self.ignored = isinstance(error, IgnoreStart)
+            failed = Shutdown("ignore") if self.ignored else StartFailed.of(error)
+        reason = failed if self.order is None else self.order
+        if self.cell.begin_end(self, reason):
+            self._wind_down(actor)
         return reason
 
-    def _wind_down(self, actor: SupervisedActor) -> None:
+    def _wind_down(self, actor: SupervisedActor | None) -> None:
         """Before the hooks: what lives only by this actor ends."""
-        for linked in self.links or ():
+        links, self.links = self.links, None
+        for linked in links or ():
             try:
                 linked.end()
             except Exception as error:  # noqa: BLE001
                 _log.error("link_failed", actor=str(self.cell), exc_info=error)
+        if actor is None:
+            return
         try:
             actor._supervised_wind_down()  # noqa: SLF001
         except Exception as error:  # noqa: BLE001
@@ -857,7 +985,10 @@ class Incarnation(Receiver):
                 response = None
         except BaseException as error:
             deferring, pending = self._take_pending()
-            told: Any = sys.exc_info()
+            # Without this frame, which holds the future that is to hold the exception.
+            trace = None if error.__traceback__ is None else error.__traceback__.tb_next
+            BaseException.with_traceback(error, trace)
+            told: Any = (type(error), error, trace)
             if not isinstance(error, Exception):
                 # An asker must not be ended by what ended this actor.
                 dead = pykka.ActorDeadError(f"{self.cell} died of {type(error).__name__}")
@@ -866,7 +997,10 @@ class Incarnation(Receiver):
                 answer_exception(pending, told)
             elif deferring is not None:
                 deferring.set_exc_info(told)
-            if not isinstance(error, Exception) or (self.cell.crash_on == "any" and kind != _INTERNAL):
+            if not isinstance(error, Exception):
+                raise
+            if self.cell.crash_on == "any" and kind != _INTERNAL:
+                self.answered = True
                 raise
             _log.debug("exception_answered", actor=str(self.cell), exc_info=error)
             return

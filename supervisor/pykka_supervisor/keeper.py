@@ -1,9 +1,9 @@
 """What `Supervisor` and `DynamicSupervisor` share: starting a child, ending it, and what its end means.
 
 A supervisor is itself a supervised actor and does all its work in its own thread, one message after
-another, so that nothing here is locked. It waits for two things only: for a child's `on_start`, at
-most `start_timeout`, and for a child's end, at most its `shutdown` and `KILL_GRACE`. It never waits
-for a backoff.
+another, so that nothing here is locked. It waits for two things only: for a child's `__init__` and
+`on_start`, in the child's thread, at most `start_timeout`, and for a child's end, at most its `shutdown`
+and `KILL_GRACE`. It never waits for a backoff.
 
 Each `Child` has a `generation`, which every decision about it advances. A restart that is due later
 carries the generation it was decided in, and is void when that has passed: what was terminated,
@@ -16,7 +16,7 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, cast
 
 import pykka
 
@@ -27,7 +27,7 @@ from .checks import check_text
 from .child import ChildSpec, ChildSpecLike, resolve_siblings
 from .errors import IgnoreStart, InvalidSpecError, StartError, StartTimeoutError
 from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
-from .incarnation import KILL_GRACE, Cell, Incarnation, Internal, report
+from .incarnation import KILL_GRACE, Awaited, Cell, Incarnation, Internal, report
 from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
 from .timers import Clock
@@ -158,10 +158,37 @@ class _Hung(Internal):
         actor._on_hung(self.child, self.incarnation, self.since)  # noqa: SLF001
 
 
+class _HangWatch:
+    """Looks, in the clock's thread, whether a child has been at one message for too long."""
+
+    __slots__ = ("_child", "_incarnation", "_limit", "_mailbox", "clock")
+
+    def __init__(self, supervisor: Cell, child: Child, incarnation: Incarnation, limit: float) -> None:
+        self.clock = supervisor.clock
+        self._mailbox = supervisor.mailbox
+        self._child = child
+        self._incarnation = incarnation
+        self._limit = limit
+
+    def __call__(self) -> None:
+        incarnation = self._incarnation
+        if not incarnation.is_current():
+            return
+        since = incarnation.handling_since
+        now = self.clock.monotonic()
+        due = (now if since is None else since) + self._limit
+        if since is not None and now >= due:
+            with contextlib.suppress(pykka.ActorDeadError):
+                self._mailbox.put(Envelope(_Hung(self._child, incarnation, since)))
+            return
+        # At least a millisecond: a sum of floats may come out a trifle early, again and again.
+        self._child.hang_timer = self.clock.call_later(max(due - now, 0.001), self)
+
+
 class SupervisorRef(SupervisedRef[Any]):
     """A ref to a supervisor. Its methods ask the supervisor, and so wait while it starts or ends a child.
 
-    A child must not call them in its `on_start`, for which the supervisor waits. They raise
+    A child must not call them in its `__init__` or `on_start`, for which the supervisor waits. They raise
     `pykka.ActorDeadError` when the supervisor is dead.
     """
 
@@ -303,7 +330,7 @@ class BaseSupervisor(SupervisedActor):
         raise StartError(f"there is no sibling {child_id!r} here")
 
     def _start(self, child: Child, *, first: bool) -> None:
-        """Start a child's next incarnation and wait for its `on_start`; it is in the book already.
+        """Start a child's next incarnation and wait for what is to be awaited; it is in the book already.
 
         `first`: a failure ends its cell. Raises what the start raises; IgnoreStart too.
         """
@@ -315,14 +342,17 @@ class BaseSupervisor(SupervisedActor):
                 cell = self._new_cell(spec)
                 self._take_cell(child, cell)
             args, kwargs = resolve_siblings(spec, self._sibling)
-            wait = spec.start_timeout is not None
-            incarnation = cell.launch(args, kwargs, start_or_end=first and wait)
+            # Without an `__init__` there is no ref: that of a first start is waited for in any case.
+            awaited: Awaited = None if hasattr(cell, "ref") else "born"
+            if spec.start_timeout is not None:
+                awaited = "started"
+            incarnation = cell.launch(args, kwargs, awaited=awaited, start_or_end=first)
             mine = self._supervised_incarnation
             if mine is not None and mine.abandoned:
                 incarnation.final = True
                 incarnation.command(Killed())
                 raise pykka.ActorDeadError(f"{self._supervised_cell} not found")  # noqa: TRY301
-            if wait:
+            if awaited is not None:
                 self._await_start(child, cell, incarnation)
         except BaseException as error:
             child.status = "stopped" if first else "restarting"
@@ -331,7 +361,7 @@ class BaseSupervisor(SupervisedActor):
             if not isinstance(error, Exception):
                 # What ends a child does not end its supervisor.
                 raise StartError(
-                    f"__init__ of {spec.actor_class.__name__} raised {type(error).__name__}"
+                    f"the start of {spec.actor_class.__name__} raised {type(error).__name__}"
                 ) from error
             raise
         child.status = "running"
@@ -341,38 +371,37 @@ class BaseSupervisor(SupervisedActor):
         child.cell = cell
 
     def _await_start(self, child: Child, cell: Cell, incarnation: Incarnation) -> None:
-        spec = child.spec
-        deadline = time.monotonic() + cast("float", spec.start_timeout)
+        """Wait for what is awaited, and raise what kept it from coming."""
+        timeout = child.spec.start_timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         # Before the first look at `_stop_asked`: whoever sets that then wakes this.
         self._waiting = incarnation.gate
         try:
             self._await_gate(child, cell, incarnation, deadline)
         finally:
             self._waiting = None
-        if incarnation.started:
+        if not incarnation.is_awaited():
             return
         # Its thread is about to end; then nothing of it is left.
         incarnation.join(KILL_GRACE)
-        cause = incarnation.error
-        if isinstance(cause, Exception):
-            raise cause
-        if cause is not None:
-            raise StartError(f"on_start of {cell} raised {type(cause).__name__}") from cause
-        raise StartError(f"{cell} ended while it started: {incarnation.reason}")
+        raise_failed_start(incarnation)
 
-    def _await_gate(self, child: Child, cell: Cell, incarnation: Incarnation, deadline: float) -> None:
+    def _await_gate(self, child: Child, cell: Cell, incarnation: Incarnation, deadline: float | None) -> None:
         spec = child.spec
         hurried = False
-        while not incarnation.started and incarnation.reason is None:
+        while incarnation.is_awaited() and incarnation.reason is None:
             if self._stop_asked and not hurried:
                 hurried = True
                 if spec.shutdown is not None:
-                    deadline = min(deadline, time.monotonic() + spec.shutdown)
+                    latest = time.monotonic() + spec.shutdown
+                    deadline = latest if deadline is None else min(deadline, latest)
+            if deadline is None:
+                incarnation.gate.acquire()
+                continue
             left = deadline - time.monotonic()
             if left <= 0:
-                error = StartTimeoutError(
-                    f"{cell} did not start within {spec.start_timeout} s; its thread was abandoned"
-                )
+                limit = "its supervisor was stopped" if hurried else f"{spec.start_timeout} s"
+                error = StartTimeoutError(f"{cell} did not start within {limit}; its thread was abandoned")
                 if cell.abandon(incarnation, StartFailed.of(error)):
                     incarnation.interrupt()
                     raise error
@@ -507,8 +536,10 @@ class BaseSupervisor(SupervisedActor):
         if child.hang_timer is not None:
             child.hang_timer.cancel()
             child.hang_timer = None
-        ignored = isinstance(incarnation.error, IgnoreStart)
-        wanted = wants_restart(child.spec.restart, reason) and not ignored and not incarnation.for_good
+        if incarnation.ignored:
+            self._ignored(child)
+            return
+        wanted = wants_restart(child.spec.restart, reason) and not incarnation.for_good
         if wanted or is_abnormal(reason):
             # An owner that decides itself also says itself what it makes of the end.
             decided = callable(child.spec.backoff)
@@ -517,6 +548,15 @@ class BaseSupervisor(SupervisedActor):
             self._restart(child, reason, incarnation)
         else:
             self._let_go(child, cell, reason)
+
+    def _ignored(self, child: Child) -> None:
+        """Leave a child that says it is not needed without an actor; that is no end by itself."""
+        child.status = "stopped"
+        cell = child.live_cell()
+        if cell is not None:
+            cell.finish(Shutdown("ignore"))
+        if child.spec.restart == "temporary":
+            self._forget(child)
 
     def _let_go(self, child: Child, cell: Cell, reason: Exit) -> None:
         """Leave a child that has ended as it is."""
@@ -594,10 +634,7 @@ class BaseSupervisor(SupervisedActor):
             try:
                 self._start(child, first=False)
             except IgnoreStart:
-                cell = child.live_cell()
-                child.status = "stopped"
-                if cell is not None:
-                    cell.finish(Shutdown("ignore"))
+                self._ignored(child)
             except Exception as error:  # noqa: BLE001
                 reason = child.cell.last_reason if child.cell is not None else None
                 if not isinstance(reason, StartFailed):
@@ -613,23 +650,8 @@ class BaseSupervisor(SupervisedActor):
         limit = child.spec.hang_after
         if limit is None:
             return
-        clock = self._supervised_cell.clock
-        mailbox = self._supervised_cell.mailbox
-
-        def check() -> None:
-            if not incarnation.is_current():
-                return
-            since = incarnation.handling_since
-            now = clock.monotonic()
-            due = (now if since is None else since) + limit
-            if since is not None and now >= due:
-                with contextlib.suppress(pykka.ActorDeadError):
-                    mailbox.put(Envelope(_Hung(child, incarnation, since)))
-                return
-            # At least a millisecond: a sum of floats may come out a trifle early, again and again.
-            child.hang_timer = clock.call_later(max(due - now, 0.001), check)
-
-        child.hang_timer = timer = clock.call_later(limit, check)
+        watch = _HangWatch(self._supervised_cell, child, incarnation, limit)
+        child.hang_timer = timer = watch.clock.call_later(limit, watch)
         if incarnation.reason is not None:
             # It ended before there was a timer that its end could have taken back.
             timer.cancel()
@@ -665,7 +687,7 @@ def start_root(
     """Start a supervisor at the top of a tree and wait until its children run; raises why they do not."""
     cell = Cell(supervisor, supervisor)
     try:
-        incarnation = cell.launch(args, options)
+        incarnation = cell.launch(args, options, awaited="started")
         while not incarnation.started and incarnation.reason is None:
             incarnation.gate.acquire()
     except BaseException as error:
@@ -675,10 +697,22 @@ def start_root(
             cell.incarnation.join(None)
         cell.finish(StartFailed.of(error))
         raise
-    if incarnation.started:
-        return cell.ref
-    incarnation.join(None)
-    cause = incarnation.error
-    if isinstance(cause, Exception):
-        raise cause
-    raise StartError(f"{cell} could not be started: {incarnation.reason}") from cause
+    if not incarnation.started:
+        incarnation.join(None)
+        raise_failed_start(incarnation)
+    return cell.ref
+
+
+def raise_failed_start(incarnation: Incarnation) -> NoReturn:
+    """Raise, at its starter's, what kept an incarnation from starting."""
+    cell = incarnation.cell
+    error = incarnation.take_error()
+    try:
+        if isinstance(error, Exception):
+            raise error
+        if error is None:
+            raise StartError(f"{cell} ended while it started: {incarnation.reason}")
+        hook = "on_start" if incarnation.born else "__init__"
+        raise StartError(f"{hook} of {cell} raised {type(error).__name__}") from error
+    finally:
+        del error  # its traceback holds this frame

@@ -228,15 +228,27 @@ class Mailbox:
 class Receiver:
     """The consuming side for one incarnation; see the module's text."""
 
-    __slots__ = ("_mailbox", "_monotonic", "_parking", "_popleft", "retired", "since")
+    __slots__ = ("_bound", "_monotonic", "_parking", "_popleft", "mailbox", "retired", "since")
 
-    def __init__(self, mailbox: Mailbox, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._mailbox = mailbox
-        self._popleft = mailbox._items.popleft  # noqa: SLF001
+    mailbox: Mailbox
+    _popleft: Callable[[], Envelope[Any]]
+
+    def __init__(
+        self, mailbox: Mailbox | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._monotonic = monotonic
         self._parking = _locked()
+        self._bound = False
         self.retired = False
         self.since = PARKED
+        if mailbox is not None:
+            self.bind(mailbox)
+
+    def bind(self, mailbox: Mailbox) -> None:
+        """Say from which mailbox it takes; before the first `get`."""
+        self.mailbox = mailbox
+        self._popleft = mailbox._items.popleft  # noqa: SLF001
+        self._bound = True
 
     @property
     def handling_since(self) -> float | None:
@@ -265,13 +277,16 @@ class Receiver:
     def retire(self) -> None:
         """Let this receiver take nothing more, from any thread; returns when that is certain."""
         self.retired = True
-        self._mailbox.wake()
+        if not self._bound:
+            # It has taken nothing yet, and will look at `retired` first.
+            return
+        self.mailbox.wake()
         while self.since == FETCHING:
             # A few bytecodes of the other thread: give it the interpreter.
             time.sleep(0)
 
     def _park(self) -> None:
-        mailbox = self._mailbox
+        mailbox = self.mailbox
         with mailbox._lock:  # noqa: SLF001
             if mailbox._items or self.retired:  # noqa: SLF001
                 return
@@ -281,10 +296,10 @@ class Receiver:
 
     def _give_back(self, envelope: Envelope[Any]) -> None:
         try:
-            self._mailbox.unget(envelope)
+            self.mailbox.unget(envelope)
         except pykka.ActorDeadError:
             # Closed meanwhile: this one is left over as well.
-            self._mailbox.dead_letters += 1
+            self.mailbox.dead_letters += 1
             if envelope.reply_to is not None:
                 envelope.reply_to.set_exception()
         finally:

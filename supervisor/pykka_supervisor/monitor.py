@@ -149,6 +149,8 @@ def _notifier(notify: Callable[[Down], None] | pykka.ActorRef[Any] | None) -> Ca
         current = current_incarnation()
         if current is None:
             raise RuntimeError("monitor() without notify= is for supervised actors, in their own thread")
+        if not hasattr(current.cell, "ref"):
+            raise RuntimeError("monitor() without notify= needs a ref to tell: call super().__init__() first")
         return _teller(current.cell.ref, current)
     if isinstance(notify, pykka.ActorRef):
         return _teller(notify, None)
@@ -190,31 +192,37 @@ def link(ref: SupervisedRef[Any]) -> None:
     killed at once, as in OTP.
     """
     mine = refuse_outside_an_actor()
-    other: Cell = ref._cell  # noqa: SLF001
-
-    def went_down(down: Down) -> None:
-        if down.restarting:
-            monitor(ref, notify=went_down)
-        elif (is_abnormal(down.reason) or down.reason == GAVE_UP) and mine.is_current():
-            mine.command(Killed())
-
-    watching = monitor(ref, notify=went_down)
-
-    mine.links = [*(mine.links or ()), _Link(other, watching)]
+    mine.links = [*(mine.links or ()), _Link(ref._cell, mine)]  # noqa: SLF001
 
 
 class _Link:
     """The other end of a `link`, for the incarnation that made it."""
 
-    __slots__ = ("_other", "_watching")
+    __slots__ = ("_mine", "_other", "_watching")
 
-    def __init__(self, other: Cell, watching: MonitorRef) -> None:
+    def __init__(self, other: Cell, mine: Incarnation) -> None:
         self._other = other
-        self._watching = watching
+        self._mine = mine
+        self._watching: MonitorRef | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        self._watching = monitor(self._other.ref, notify=self._went_down)
+
+    def _went_down(self, down: Down) -> None:
+        if down.restarting:
+            self._watch()
+        elif (is_abnormal(down.reason) or down.reason == GAVE_UP) and self._mine.reason is None:
+            self._mine.command(Killed())
+
+    def _unwatch(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            demonitor(watching)
 
     def end(self) -> None:
         """Stop the other and wait for its end; kill it where that takes longer than it may."""
-        demonitor(self._watching)
+        self._unwatch()
         other = self._other
         allowed = other.allowance()
         if not other.ref.end(allowed):
@@ -225,7 +233,7 @@ class _Link:
 
     def cut(self) -> None:
         """Kill the other, and do not wait."""
-        demonitor(self._watching)
+        self._unwatch()
         self._other.kill()
 
 

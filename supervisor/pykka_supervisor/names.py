@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import pykka
+
 from .errors import NameTakenError
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ def claim(name: str, cell: Cell) -> None:
         if holder is not cell:
             raise NameTakenError(f"{holder} has the name {name!r}")
         cell.name = name
+    if cell.reason is not None:
+        # Its start was given up while its `__init__` ran.
+        release(cell)
+        raise pykka.ActorDeadError(f"{cell} has ended")
 
 
 def release(cell: Cell) -> None:

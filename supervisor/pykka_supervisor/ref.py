@@ -89,9 +89,15 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
             self.actor_inbox.put(Envelope(message, future))
         except pykka.ActorDeadError:
             future.set_exception()
-        if block:
+        if not block:
+            return future
+        try:
             return future.get(timeout=timeout)
-        return future
+        except BaseException as error:
+            _pykka.trim_get(error, future)
+            raise
+        finally:
+            del future
 
     @overload
     def stop(self, *, block: Literal[True] = True, timeout: float | None = None) -> bool: ...

@@ -170,7 +170,8 @@ def actor_kib(count: int = 2_000) -> float:
         actor = _Sink.__new__(_Sink)
         actor.__dict__["_supervised_own_cell"] = cell
         actor.__init__()  # type: ignore[misc]
-        incarnation = Incarnation(cell, actor, 1)
+        incarnation = Incarnation(cell, 1, (), {})
+        incarnation.actor = actor
         incarnation.thread = None  # type: ignore[assignment]
         actor.__dict__["_supervised_incarnation"] = incarnation
         cell.incarnation = incarnation
