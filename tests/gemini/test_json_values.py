@@ -167,7 +167,7 @@ def test_depth_is_counted_where_a_text_holds_brackets_too(value: Any, more: int,
 
 
 @pytest.mark.parametrize("shape", [(b"[", b"]"), (b'{"a":', b"}"), (b'[[],{"]":', b"}]")])
-@pytest.mark.parametrize("pad", [b"", b" " * 5000])
+@pytest.mark.parametrize("pad", [b"", b" " * 5000, b" " * 100_000])
 def test_the_limit_is_the_limit(shape: tuple[bytes, bytes], pad: bytes) -> None:
     levels = shape[0].count(b"[") - shape[0].count(b"[]") + shape[0].count(b"{")
     deepest = MAX_DEPTH // levels

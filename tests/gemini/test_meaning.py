@@ -265,14 +265,24 @@ def test_a_call_in_pieces_is_bounded_in_size_and_depth() -> None:
 
 def test_a_request_goes_on_with_what_was_in_pieces_at_its_checkpoint() -> None:
     token = {**PIECE["candidates"][0], "continuationToken": "t"}
+    deep = json.loads("[" * 450 + "]" * 450)
+    pieces = [{"jsonPath": "$.a", "stringValue": "x"}, {"jsonPath": "$.d", "listValue": deep}]
+    token["content"] = {
+        "parts": [
+            {"functionCall": {"name": "f", "willContinue": True, "partialArgs": pieces}},
+            {"text": "\ud83d"},
+        ]
+    }
     first = seen(
         event(token),
         event({"content": {"parts": [{"functionCall": {"args": {"void": 1}, "willContinue": True}}]}}),
     )
-    end = event({"content": {"parts": [{"functionCall": {"args": {"n": 1}}}]}})
+    more = {"jsonPath": "$.a", "stringValue": "y"}
+    end = event({"content": {"parts": [{"text": "\ude00"}, {"functionCall": {"partialArgs": [more]}}]}})
     for _ in range(2):  # as often as it is tried
         data, _kept = Meaning(before=first.open).read(payloads_of(end))
-        assert function_calls_of(data[0]) == [{"name": "f", "args": {"n": 1}}]
+        assert function_calls_of(data[0]) == [{"name": "f", "args": {"a": "xy", "d": deep}}]
+        assert text_of(data[0]) == "😀"
 
 
 def test_a_clean_end_in_the_middle_of_a_call_is_a_truncated_answer() -> None:

@@ -82,6 +82,14 @@ def test_every_kind_of_value_at_every_kind_of_path() -> None:
     assert calls_of(event(piece(*args, name="f", more=False))) == [[{"name": "f", "args": expected}]]
 
 
+def test_an_event_that_was_delivered_does_not_change_any_more() -> None:
+    first = event(piece({"jsonPath": "$.s", "structValue": {"k": {}}}, name="f", args={"a": {}}))
+    before = json.dumps(first)
+    rest = event(piece(arg("$.a.b", "x"), arg("$.s.k.l", "y"), more=False))
+    assert calls_of(first, rest)[1] == [{"name": "f", "args": {"a": {"b": "x"}, "s": {"k": {"l": "y"}}}}]
+    assert json.dumps(first) == before
+
+
 def test_what_stands_beside_a_call_stays_with_it() -> None:
     events = [
         event({**piece(name="f"), "thoughtSignature": "sig"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 import types as pytypes
 from decimal import Decimal
 from typing import Any
@@ -335,3 +336,23 @@ def test_large_integers_are_kept() -> None:
 
 def test_a_built_request_does_not_print_its_body() -> None:
     assert SECRET not in repr(build_request(SECRET))
+
+
+def _at(frames: int, call: Any) -> Any:
+    return call() if frames == 0 else _at(frames - 1, call)
+
+
+def test_what_is_deeper_than_the_stack_is_an_invalid_request() -> None:
+    links = {
+        f"d{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}} for n in range(900)
+    }
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": links | {"d900": {}}}
+    with pytest.raises(InvalidRequestError, match="nested deeper"):
+        build_request("hi", {"response_schema": schema})
+    args: Any = 1
+    for _ in range(90):
+        args = {"a": args}
+    call = [{"function_call": {"name": "f", "args": args}}]
+    build_request(call)
+    with pytest.raises(InvalidRequestError, match="nested deeper"):
+        _at(sys.getrecursionlimit() - 150, lambda: build_request(call))

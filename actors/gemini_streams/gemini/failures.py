@@ -31,6 +31,7 @@ import msgspec
 
 from gemini_streams.errors import APIError, GeminiStreamsError
 from gemini_streams.gemini.generate import error_of
+from gemini_streams.gemini.json_values import decode, mend
 from gemini_streams.gemini.scrub import in_words
 
 __all__ = [
@@ -126,7 +127,7 @@ def find_error(raw: str | bytes) -> dict[str, Any] | None:
             value, _ = decoder.raw_decode(text, match.start(1))
         except (ValueError, RecursionError):
             continue
-        error = error_of(value)
+        error = error_of(mend(value))
         if error is not None:
             return error
     return None
@@ -252,8 +253,8 @@ def _json(body: bytes) -> Any:
     if len(body) > MAX_BODY:
         return None
     try:
-        return msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"))
-    except (ValueError, RecursionError):
+        return decode(body)
+    except ValueError:
         return None
 
 

@@ -43,6 +43,7 @@ MAX_DEPTH = 500
 COULD_BE_DEEP = 2 * (MAX_DEPTH + 1)
 """Bytes that a value of more levels has at least."""
 
+_LARGE = 1 << 16
 _PASSES = 8
 _RUN = re.compile(rb"\[+|\]+")
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
@@ -83,7 +84,7 @@ def read(payload: bytes) -> tuple[Any, bool]:
 
 def check_depth(payload: bytes) -> None:
     """Raise `TooDeepError` where a value nests too deep, `ValueError` where its brackets do not close."""
-    if payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH:
+    if _openings(payload) <= MAX_DEPTH:
         return
     unescaped = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = unescaped.translate(_AS_LISTS, _NO_BRACKETS).replace(b'""', b"")
@@ -119,7 +120,7 @@ def copied(value: Any, leaf: Callable[[Any], Any] | None = None) -> Any:
             made = dict.fromkeys(each)
             todo += [(made, name, inner) for name, inner in each.items()]
         elif isinstance(each, list):
-            made = [None] * len(each)
+            made = type(each)([None] * len(each))
             todo += [(made, index, inner) for index, inner in enumerate(each)]
         else:
             made = each if leaf is None else leaf(each)
@@ -157,6 +158,19 @@ def mend(value: Any) -> Any:
             else:
                 todo.append(inner)
     return value
+
+
+def _openings(payload: bytes) -> int:
+    """Count what opens a list or an object; it need not be counted further than `MAX_DEPTH`."""
+    if len(payload) < _LARGE:
+        return payload.count(b"{") + payload.count(b"[")
+    count = 0
+    for mark in (b"{", b"["):
+        at = payload.find(mark)  # a large text is searched much faster than it is counted in
+        while at >= 0 and count <= MAX_DEPTH:
+            count += 1
+            at = payload.find(mark, at + 1)
+    return count
 
 
 def _read(payload: bytes) -> tuple[Any, bool]:

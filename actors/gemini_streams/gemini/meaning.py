@@ -18,7 +18,6 @@ The rules (Google's API reference, recorded streams, and google-genai 3.4 for co
 
 from __future__ import annotations
 
-import copy
 import enum
 from typing import Any
 
@@ -129,7 +128,7 @@ class Meaning:
         self._speaking = False  # candidate 0's course is SPEAKING
         self._room = room
         self._size = 0  # bytes of the events that the calls in pieces are made of
-        self._calls, self._halves = copy.deepcopy(before) if before is not None else (Calls(), Halves())
+        self._calls, self._halves = (Calls(), Halves()) if before is None else _copied(before)
         self._held = bool(self._halves)
 
     def read(self, payloads: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
@@ -223,7 +222,8 @@ class Meaning:
         if isinstance(token, str) and token:
             self.token = token
             self.token_index = self.count
-            self.open = copy.deepcopy((self._calls, self._halves)) if self._calls or self._halves else None
+            pieces = self._calls, self._halves
+            self.open = _copied(pieces) if any(pieces) else None
 
     def _go_on(self, index: int, reason: str | None, *, says: bool) -> None:
         course = self._courses.get(index, _Course.SEEN)
@@ -387,6 +387,11 @@ def at_end(
     if meaning.lacking:
         return ending(End.TRUNCATED, f"the body ended {meaning.lacking}")
     return Ending(End.COMPLETE)
+
+
+def _copied(pieces: Pieces) -> Pieces:
+    calls, halves = pieces
+    return calls.copy(), halves.copy()
 
 
 def _malformed(number: int, payload: bytes) -> MalformedEventError:

@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gemini_streams.gemini.json_values import mended
+from gemini_streams.gemini.json_values import copied, mended
 
 __all__ = ["Calls", "Halves", "index_of", "is_fragment"]
 
@@ -91,12 +91,17 @@ class _Open:
         self.call: dict[str, Any] = {}
         self.args: dict[str, Any] = {}
 
+    def copy(self) -> _Open:
+        copy = _Open()
+        copy.part, copy.call, copy.args = copied(self.part), copied(self.call), copied(self.args)
+        return copy
+
     def add(self, part: dict[str, Any], call: dict[str, Any]) -> None:
         self.part.update(part)
         self.call.update((name, value) for name, value in call.items() if value not in (None, ""))
         args = call.get("args")
         if isinstance(args, dict):
-            self.args.update(args)
+            self.args.update(copied(args))  # the event's own are its subscribers'
         pieces = call.get("partialArgs")
         for piece in pieces if isinstance(pieces, list) else ():
             if isinstance(piece, dict):
@@ -122,6 +127,12 @@ class Calls:
     def __bool__(self) -> bool:
         """Whether a call is open."""
         return bool(self._open)
+
+    def copy(self) -> Calls:
+        """Return these calls as they are now."""
+        copy = Calls()
+        copy._open = {index: [one.copy() for one in each] for index, each in self._open.items()}
+        return copy
 
     def see(self, data: dict[str, Any]) -> bool:
         """Take the next event and put into it the calls that it completes; returns whether it held a piece.
@@ -192,6 +203,12 @@ class Halves:
         """Whether half a character is held."""
         return bool(self._held)
 
+    def copy(self) -> Halves:
+        """Return what is held now."""
+        copy = Halves()
+        copy._held = dict(self._held)
+        return copy
+
     def see(self, data: dict[str, Any]) -> None:
         """Take the next event: put what was held into it, and take what is half at its end out of it."""
         for candidate, parts in _candidates(data):
@@ -226,7 +243,7 @@ def _place(args: dict[str, Any], piece: dict[str, Any]) -> None:
     """Put the value of a piece where its path says."""
     for name in ("stringValue", "numberValue", "boolValue", "nullValue", "structValue", "listValue"):
         if name in piece:
-            value = None if name == "nullValue" else piece[name]
+            value = None if name == "nullValue" else copied(piece[name])
             break
     else:
         return  # it only says that something will follow

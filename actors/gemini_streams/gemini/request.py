@@ -164,6 +164,13 @@ class BuiltRequest(msgspec.Struct, frozen=True):
 
 def build_request(contents: Any, config: Any = None) -> BuiltRequest:
     """Build a request; raises `InvalidRequestError` where one cannot be built."""
+    try:
+        return _built(contents, config)
+    except RecursionError:  # definitions that refer to each other, objects of an application's own
+        _refuse("contents or config", "are nested deeper than the stack of the thread that reads them")
+
+
+def _built(contents: Any, config: Any) -> BuiltRequest:
     body: dict[str, Any] = {"contents": _contents(contents)}
     fields = _config_fields(config)
     automatic = fields.pop("automaticContinuation", True)
