@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check soak fuzz bench bench-plots lock clean
+.PHONY: demo test lint types check soak fuzz bench bench-plots pykka-suite lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
@@ -20,6 +20,10 @@ types: $(READY)
 	$(BIN)/mypy
 
 check: lint types test
+
+# Pykka's own tests, with SupervisedActor as their runtime: its source distribution comes from the package index, once.
+pykka-suite: $(READY)
+	$(BIN)/python tests/supervisor/pykka_suite/run.py
 
 # The long fault run: 1,000 streams, 5 minutes.
 soak: $(READY)
