@@ -14,7 +14,14 @@ from typing import Any
 import pykka
 import structlog
 
-SHARED_THREADS = frozenset({"pykka-supervisor-timers", "pykka-supervisor-signals", "pykka-supervisor-log"})
+SHARED_THREADS = frozenset(
+    {
+        "gemini-streams-refusals",
+        "pykka-supervisor-timers",
+        "pykka-supervisor-signals",
+        "pykka-supervisor-log",
+    }
+)
 """Made once for the process, by design."""
 
 _PATIENCE = 5.0

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Unpack, cast
 
 import pykka
 
+from gemini_streams import refusals
 from gemini_streams.connection import Connections
 from gemini_streams.errors import (
     GeminiStreamsError,
@@ -245,6 +246,8 @@ class ManagerActor(SupervisedActor):
             reply.set(handler(message))
         except GeminiStreamsError as refusal:
             refusal.__traceback__ = refusal.__context__ = None
+            if isinstance(message, StartStream):
+                refusals.note(refusal, message.subscriber)
             if not reply.set_exception(refusal):
                 _log.warning("request_refused", request=type(message).__name__, error=str(refusal))
         except pykka.ActorDeadError as dead:

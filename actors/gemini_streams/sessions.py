@@ -18,6 +18,7 @@ import contextlib
 import queue
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from gemini_streams.session import Session
     from pykka_supervisor import Clock, Timer
 
-__all__ = ["CancelSession", "LaunchMore", "Sessions", "StartSession"]
+__all__ = ["CancelSession", "LaunchMore", "Sessions", "StartSession", "subscribes"]
 
 _ASK_FOR_URN = ProxyGetAttr(attr_path=("actor_urn",))
 
@@ -80,6 +81,14 @@ class _Watched:
         self.sessions: set[Session] = set()
 
 
+_everywhere: weakref.WeakSet[Sessions] = weakref.WeakSet()
+
+
+def subscribes(urn: str) -> bool:
+    """Whether an actor subscribes to a stream of any table of the process, by its URN."""
+    return any(urn in table._watched for table in list(_everywhere))  # noqa: SLF001 - this module's own
+
+
 class Sessions:
     """All streams of one tree."""
 
@@ -110,6 +119,7 @@ class Sessions:
         self._linger_timer: Timer | None = None
         self._running = 0
         self._watched: dict[str, _Watched] = {}
+        _everywhere.add(self)
         self._started = self._completed = self._failed = self._stopped = self._restarts = 0
         self._past_events = 0
         self._draining = False
