@@ -279,6 +279,8 @@ class Decoder:
             self._data.append(value.removeprefix(b" "))
 
     def _line_of_no_field(self, line: bytes) -> None:
+        if not StrayValue.may_go_on(line):
+            return
         stray = self._stray
         if stray is None and self._data is not None and not self._judged:
             self._judged = True

@@ -19,6 +19,7 @@ __all__ = ["StrayValue"]
 
 _OUTSIDE = re.compile(rb'["\[\]{}]')
 _INSIDE = re.compile(rb'["\\]')
+_TOKEN = re.compile(rb'[ \t]*(?:["{}\[\],0-9-]|(?:true|false|null)\b)')
 _BETWEEN = re.compile(rb"[ \t\r\n,]*")
 
 
@@ -39,6 +40,11 @@ class StrayValue:
     def begins(line: bytes) -> bool:
         """Whether a value begins on this line."""
         return line.lstrip(b" \t")[:1] in (b"{", b"[")
+
+    @staticmethod
+    def may_go_on(line: bytes) -> bool:
+        """Whether this line can stand inside a value: it begins with something of JSON's."""
+        return _TOKEN.match(line) is not None
 
     @property
     def piece(self) -> bytes:

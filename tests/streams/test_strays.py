@@ -62,6 +62,27 @@ def half_as_event(value: Any, end: str) -> str:
 
 
 WAYS = st.sampled_from([as_event, as_bare_lines, as_bare_line, as_list, half_as_event])
+NO_FIELDS = st.sampled_from(["other", "unknown: {field}", "truer", "Infinity", " x: [", "a: {"])
+
+
+@given(
+    OBJECTS,
+    st.lists(st.tuples(st.integers(0, 20), NO_FIELDS), max_size=4),
+    st.booleans(),
+    st.lists(st.integers(0, 400), max_size=5),
+)
+def test_a_line_that_is_nothing_is_left_out_wherever_it_stands(
+    value: Any, places: list[tuple[int, str]], bare: bool, cuts: list[int]
+) -> None:
+    lines = [line if bare else f"data: {line}" for line in json.dumps(value, indent=1).split("\n")]
+    for at, line in places:
+        lines.insert(min(at, len(lines)), line)
+    body = "\n".join([*lines, "", ""]).encode()
+    for chunks in ([body], cut(body, cuts), [body[at : at + 1] for at in range(len(body))]):
+        events, last = decode(chunks)
+        assert ([json.loads(data) for data in events], last) == ([value], None)
+
+
 BETWEEN = st.sampled_from(["", ": ping", "event: e", "retry: 10", "other", "a: {"])
 
 
