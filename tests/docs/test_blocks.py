@@ -77,6 +77,29 @@ def test_a_program_of_the_documents(block: Block, gemini: LocalGemini, tmp_path:
     assert "Traceback" not in done.stderr
 
 
+def test_a_type_checker_has_no_complaint(tmp_path: Path) -> None:
+    """`mypy --strict`, as a reader runs it on a program of the documents."""
+    for block in blocks():
+        (tmp_path / f"{Path(block.document).stem.replace('-', '_')}_{block.line}.py").write_text(block.code)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        str(ROOT / ".mypy_cache" / "documents"),
+    ]
+    done = subprocess.run(
+        [*command, "--config-file", os.devnull, *sorted(path.name for path in tmp_path.glob("*.py"))],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_every_kind_of_document_has_programs() -> None:
     documents = {block.document for block in blocks()}
     assert documents >= {"README.md", "docs/tutorial.md", "docs/guarantees.md"}
