@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from .actor import DeferredReply, SupervisedActor
+    from .monitor import MonitorRef
     from .ref import SupervisedRef
 
 __all__ = ["Cell", "Incarnation", "Internal", "current_incarnation", "leaked_threads", "report"]
@@ -413,6 +414,7 @@ class Cell:
             if not late:
                 incarnation.reason = reason
                 self.last_reason = reason
+        incarnation.drop_monitors()
         if late:
             _leaked.discard(incarnation)
             incarnation.error = None
@@ -446,6 +448,7 @@ class Cell:
         incarnation.fail_replies()
         if batch is not None:
             self._take_back(_rest_of(batch))
+        incarnation.drop_monitors()
         for linked in incarnation.links or ():
             linked.cut()
         actor = incarnation.actor
@@ -625,6 +628,7 @@ class Incarnation(Receiver):
         "interrupted",
         "kill_timer",
         "links",
+        "monitors",
         "order",
         "reason",
         "reply_to",
@@ -681,6 +685,8 @@ class Incarnation(Receiver):
         self.stop_replies: list[pykka.Future[Any]] | None = None
         self.kill_timer: Timer | None = None
         self.links: list[Linked] | None = None
+        self.monitors: dict[int, MonitorRef] | None = None
+        """What it monitors for itself, by number."""
 
     def is_current(self) -> bool:
         """Whether nothing has ended or replaced it."""
@@ -704,6 +710,12 @@ class Incarnation(Receiver):
         """Once it has ended: take the timer back that would have it abandoned."""
         if self.reason is not None and self.kill_timer is not None:
             self.kill_timer.cancel()
+
+    def drop_monitors(self) -> None:
+        """Once it has ended: take back what it monitored for itself. Its successor makes its own, as in OTP."""
+        monitors, self.monitors = self.monitors, None
+        for told in list((monitors or {}).values()):
+            told.cancel()
 
     def command(self, reason: Exit) -> None:
         """End it before it takes another message, from any thread; what it waits on is interrupted."""

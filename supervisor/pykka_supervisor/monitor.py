@@ -38,12 +38,15 @@ _numbers = itertools.count(1)
 class MonitorRef:
     """One call of `monitor`."""
 
-    __slots__ = ("_live", "_notify", "number", "ref")
+    __slots__ = ("_live", "_notify", "_owner", "number", "ref")
 
-    def __init__(self, ref: pykka.ActorRef[Any], notify: Callable[[Down], None]) -> None:
+    def __init__(
+        self, ref: pykka.ActorRef[Any], notify: Callable[[Down], None], owner: Incarnation | None
+    ) -> None:
         self.number = next(_numbers)
         self.ref = ref
         self._notify = notify
+        self._owner = owner
         # Taken once, by whoever fires or cancels: a list's pop() is atomic.
         self._live = [True]
 
@@ -60,6 +63,11 @@ class MonitorRef:
             self._live.pop()
         except IndexError:
             return False
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            own = owner.monitors
+            if own is not None:
+                own.pop(self.number, None)
         return True
 
     @property
@@ -102,26 +110,44 @@ def monitor(
     given: object = ref
     if not isinstance(given, pykka.ActorRef):
         raise TypeError(f"what is monitored must be a pykka.ActorRef, not {given!r}")
-    told = MonitorRef(ref, _notifier(notify))
-    if isinstance(ref, SupervisedRef):
-        cell = ref._cell  # noqa: SLF001
-        if cell.home.forked:
-            raise forks.refusal(ref)
-        with cell.lock:
-            alive = cell.reason is None
-            if alive:
-                if cell.monitors is None:
-                    cell.monitors = {}
-                cell.monitors[told.number] = told.fire
-        if not alive:
-            told.fire(NoProc(), restarting=False)
-    elif forks.is_forked(ref):
+    if _is_forked(ref):
         raise forks.refusal(ref)
-    elif not ref.is_alive():
+    notifier = _notifier(notify)
+    owner = current_incarnation() if notify is None else None
+    told = MonitorRef(ref, notifier, owner)
+    if owner is not None:
+        # In the owner's own thread: no other one adds to it.
+        own = owner.monitors = owner.monitors or {}
+        own[told.number] = told
+    if not _watch(told):
         told.fire(NoProc(), restarting=False)
-    else:
-        _sweeper.add(told)
+    elif owner is not None and owner.reason is not None:
+        demonitor(told)  # the owner was abandoned meanwhile
     return told
+
+
+def _is_forked(ref: pykka.ActorRef[Any]) -> bool:
+    if isinstance(ref, SupervisedRef):
+        return ref._cell.home.forked  # noqa: SLF001
+    return forks.is_forked(ref)
+
+
+def _watch(told: MonitorRef) -> bool:
+    """Let the end of an actor fire this; False where it is dead."""
+    ref = told.ref
+    if not isinstance(ref, SupervisedRef):
+        if not ref.is_alive():
+            return False
+        _sweeper.add(told)
+        return True
+    cell = ref._cell  # noqa: SLF001
+    with cell.lock:
+        if cell.reason is not None:
+            return False
+        if cell.monitors is None:
+            cell.monitors = {}
+        cell.monitors[told.number] = told.fire
+        return True
 
 
 def demonitor(monitor_ref: MonitorRef) -> bool:
