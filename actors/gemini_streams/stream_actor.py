@@ -103,7 +103,11 @@ class StreamActor(SupervisedActor):
             failed = StreamCrashedError(f"the stream's actor crashed: {kind}")
         else:
             return
-        raise AttemptFailed(failed, verdict=verdict_on(failed, session))
+        verdict = verdict_on(failed, session)
+        if not session.ended:
+            raise AttemptFailed(failed, verdict=verdict)
+        if not self.retired:  # somebody has ended the stream meanwhile, and nothing has to be decided
+            self.stop()
 
     def _has_to_wait(self, run: _Run) -> bool:
         """Whether the attempt cannot begin yet. Its actor is told the same again when that is to be looked at again."""
