@@ -18,6 +18,9 @@ _MAX_TRAILERS = 65536
 class ChunkedError(ValueError):
     """The bytes are no chunked body."""
 
+    payload = b""
+    """What came before that in the same bytes."""
+
 
 class ChunkedDecoder:
     """Takes the chunks of one body apart; used by one thread at a time."""
@@ -36,7 +39,10 @@ class ChunkedDecoder:
         """More bytes have come than the body has."""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the payload in the next bytes of the body; raises `ChunkedError`."""
+        """Return the payload in the next bytes of the body.
+
+        Raises `ChunkedError`, which has the payload in front of what is wrong; the decoder is of no use after that.
+        """
         if not data:
             return b""
         if not self._left and not self._line and not self._trailers:
@@ -45,13 +51,22 @@ class ChunkedDecoder:
             if size and len(data) == eol + size + 4 and data.endswith(b"\r\n"):  # one chunk, the whole of it
                 return data[eol + 2 : -2]
         pieces: list[bytes] = []
+        try:
+            self._take_apart(data, pieces)
+        except ChunkedError as error:
+            error.payload = b"".join(pieces)
+            raise
+        return b"".join(pieces)
+
+    def _take_apart(self, data: bytes, pieces: list[bytes]) -> None:
         end = len(data)
         pos = 0
         left = self._left
         if left:
             if left > end:
                 self._left = left - end
-                return self._cut(data, left)
+                pieces.append(self._cut(data, left))
+                return
             if left > 2:
                 pieces.append(data[: left - 2])
             if data[max(left - 2, 0) : left] != b"\r\n"[-min(left, 2) :]:
@@ -70,7 +85,7 @@ class ChunkedDecoder:
                 self._line = data[pos:]
                 if len(self._line) > _MAX_LINE:
                     raise ChunkedError("a chunk's size line is too long")
-                return b"".join(pieces)
+                return
             line = data[pos:eol]
             size = sizes.get(line)
             if size is None:
@@ -84,13 +99,12 @@ class ChunkedDecoder:
             if pos > end:
                 self._left = pos - end
                 pieces.append(self._cut(data[start:], size + 2))
-                return b"".join(pieces)
+                return
+            pieces.append(data[start : pos - 2])
             if data[pos - 2 : pos] != b"\r\n":
                 raise ChunkedError("a chunk does not end where its size says")
-            pieces.append(data[start : pos - 2])
         if self._trailers and not self.done:
             self._skip_trailers(data[pos:])
-        return b"".join(pieces)
 
     @staticmethod
     def _cut(data: bytes, left: int) -> bytes:

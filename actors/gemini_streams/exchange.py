@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gemini_streams.chunked import ChunkedDecoder
+from gemini_streams.chunked import ChunkedDecoder, ChunkedError
 from gemini_streams.connection import SMALLEST_READ, Connections, Interrupted, failure_of
 from gemini_streams.content_coding import ContentDecoder
 from gemini_streams.errors import ConnectionLostError, GeminiStreamsError
@@ -48,6 +48,7 @@ class Exchange:
 
     __slots__ = (
         "_answer",
+        "_broken",
         "_coding",
         "_connected",
         "_connections",
@@ -92,6 +93,7 @@ class Exchange:
         self._size = SMALLEST_READ
         self._filled = False
         self._surplus = False
+        self._broken: ChunkedError | None = None  # chunks that are none, behind what was returned
         self.interrupted = False
         self.lent = False
         """Whether another thread reads."""
@@ -133,7 +135,8 @@ class Exchange:
         Raises `Interrupted`, `ConnectionLostError`, `UnexpectedResponseError`.
         """
         try:
-            data = self._next_piece(self._read, now=False)
+            take = self._next_bytes if self._coding is None else self._next_piece
+            data = take(self._read, now=False)
         except Exception as error:  # noqa: BLE001
             failure = self._failure(error)
         else:
@@ -146,7 +149,8 @@ class Exchange:
         TLS inside of TLS is waited for all the same; such an exchange cannot be lent.
         """
         try:
-            return self._next_piece(self._read_now, now=True)
+            take = self._next_bytes if self._coding is None else self._next_piece
+            return take(self._read_now, now=True)
         except Exception as error:  # noqa: BLE001
             failure = self._failure(error)
         raise failure
@@ -174,8 +178,9 @@ class Exchange:
 
     @property
     def whole(self) -> bool:
-        """Whether the whole body has been read of the connection: it will say nothing more."""
-        return self._left == 0 or (self._unchunk is not None and self._unchunk.done)
+        """Whether all has been read of the connection that is the body's: it is not to be waited for."""
+        unchunk = self._unchunk
+        return self._left == 0 or (unchunk is not None and (unchunk.done or self._broken is not None))
 
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 where there is none."""
@@ -187,7 +192,7 @@ class Exchange:
 
         Where it was read to its clean end, the connection is given back.
         """
-        body = b""
+        body = bytearray()
         with contextlib.suppress(GeminiStreamsError):
             while len(body) < limit:
                 data = self.read()
@@ -195,7 +200,7 @@ class Exchange:
                     self.finish()
                     break
                 body += data
-        return body[:limit]
+        return bytes(body[:limit])
 
     def finish(self) -> None:
         """Give the connection back, to be kept where it can be."""
@@ -204,9 +209,10 @@ class Exchange:
             interrupted, self._sock = self.interrupted, None
         if answer is None:
             return
-        surplus = self._surplus or self._leftover or (self._unchunk is not None and self._unchunk.surplus)
+        unchunk = self._unchunk
+        surplus = self._surplus or self._leftover or (unchunk is not None and unchunk.surplus)
         # A server that says more than its answer is not to be listened to again.
-        if interrupted or surplus or not self._keeps or not self.whole or not self._direct:
+        if interrupted or surplus or not self._keeps or self._broken or not self.whole or not self._direct:
             answer.connection.close()
         elif self._connections is not None and self._target is not None:
             self._connections.keep(answer, self._target)
@@ -333,11 +339,9 @@ class Exchange:
         return data
 
     def _next_piece(self, read: Callable[[int], bytes | None] | None, *, now: bool) -> bytes | None:
-        """Read until there is something of the body, as it was before it was coded."""
+        """Do the same with a coded body: read until there is something of it as it was before it was coded."""
         coding = self._coding
-        if coding is None:
-            return self._next_bytes(read, now=now)
-        while True:
+        while coding is not None:
             piece = coding.take()
             if piece:
                 return piece
@@ -352,6 +356,7 @@ class Exchange:
                 coding.end()
                 return b""
             coding.feed(data)
+        return b""
 
     def _next_bytes(self, read: Callable[[int], bytes | None] | None, *, now: bool) -> bytes | None:
         """Read until there is something of the body; `now`: once, whatever comes of it."""
@@ -361,6 +366,8 @@ class Exchange:
             unchunk = self._unchunk
             if self.whole:
                 self._filled = False
+                if self._broken is not None:
+                    raise self._broken
                 return b""
             if self._leftover:
                 data, self._leftover = self._leftover, b""
@@ -376,7 +383,13 @@ class Exchange:
             if unchunk is not None:
                 if not data:
                     raise ConnectionLostError("the connection was closed in the middle of the answer")
-                payload = unchunk.feed(data)
+                try:
+                    payload = unchunk.feed(data)
+                except ChunkedError as error:
+                    if not error.payload:
+                        raise
+                    self._broken = error  # told behind what came before it
+                    return error.payload
                 if payload or unchunk.done:
                     return payload
                 if now:  # whoever reads for many does not go on here for as long as a server sends nothing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,3 +83,23 @@ def test_an_endless_size_line_is_refused() -> None:
     with pytest.raises(ChunkedError, match="too long"):
         for _ in range(100):
             decoder.feed(b"0" * 1000)
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=30), max_size=5),
+    st.sampled_from([b"zz\r\n", b"5\r\nabcdefg\r\n", b"-1\r\n\r\n", b"x" * 20_000]),
+    st.lists(st.integers(0, 300), max_size=4),
+)
+def test_any_cut_gives_the_payload_in_front_of_what_is_no_chunk(
+    payloads: list[bytes], broken: bytes, cuts: list[int]
+) -> None:
+    wire = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in payloads) + broken
+    edges = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
+    decoder = ChunkedDecoder()
+    found = b""
+    with pytest.raises(ChunkedError) as raised:
+        for start, end in itertools.pairwise(edges):
+            found += decoder.feed(wire[start:end])
+    found += raised.value.payload
+    assert found.startswith(b"".join(payloads))
+    assert len(found) <= sum(map(len, payloads)) + (5 if broken.startswith(b"5") else 0)

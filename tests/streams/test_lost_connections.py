@@ -371,6 +371,23 @@ def test_a_body_without_its_framings_end_is_a_break(
     assert text_of(probe) == ("" if kind == "a chunk cut short" else "half an answer")
 
 
+def test_what_came_before_a_broken_chunk_is_delivered_first(
+    server: Server, port: int, manager: StartManager, probe: Probe
+) -> None:
+    """In one write. The answer was whole by then, and is not asked for again."""
+
+    def instead(sock: socket.socket, _: int) -> bool:
+        if read_request(sock):
+            sock.sendall(answer(CHUNKED) + chunked(HALF, body(", and the rest"))[:-5] + b"zz\r\n")
+        return True
+
+    server.instead = instead
+    last = ask(manager(retry=NOW), probe, server.endpoint(port))
+    assert isinstance(last, StreamComplete)
+    assert text_of(probe) == "half an answer, and the rest"
+    assert server.connections == 1
+
+
 @pytest.mark.parametrize("whole", [True, False], ids=["with close_notify", "without"])
 def test_over_tls_a_body_until_the_connections_end_needs_the_servers_word(
     server: Server, port: int, manager: StartManager, probe: Probe, whole: bool
