@@ -35,6 +35,8 @@ import pykka
 from pykka.messages import ProxyGetAttr
 
 from gemini_streams.carried import CarriedInbox, never_blocks
+from gemini_streams.errand import Errand
+from gemini_streams.history import Replay
 from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
 from gemini_streams.safely import safely
@@ -74,7 +76,7 @@ class Owner(Protocol):
     lock: threading.Lock
 
     def lost(self, subscription: Subscription, error: BaseException) -> None:
-        """Take note, without the lock, that a subscriber's inbox has raised."""
+        """Take note, without the lock, that a subscriber can be given nothing more."""
 
     def on_credit(self, subscription: Subscription) -> None:
         """Take note, in the subscriber's thread, that a starved subscription has drained."""
@@ -167,9 +169,23 @@ class _Credit:
         """Called by Pykka when the subscriber has died; the session's monitor takes care of that."""
 
 
-# What waits in a subscription's buffer: (sequence, count of events, bytes, item). An item is a StreamEvent, a payload
-# of the history (attempt, bytes), a StreamRestarting (of no events), or, for a gap, the attempt it lies in.
+# What waits in a subscription's buffer: (sequence, count of events, bytes, item). An item is a StreamEvent, a Replay of
+# many, a StreamRestarting or a _Piece that is being decoded (of no events), or, for a gap, the attempt it lies in.
 _Waiting = tuple[int, int, int, Any]
+
+
+class _Piece:
+    """Events of a replay that its errand decodes; it stands in the buffer, in front of what comes behind them."""
+
+    __slots__ = ("payloads",)
+
+    def __init__(self) -> None:
+        self.payloads: list[tuple[int, bytes]] = []
+
+
+_PIECE = 64
+_PIECE_BYTES = 65536
+"""Events and bytes of a replay that are decoded at a time."""
 
 
 def common_room(subscriptions: Iterable[Subscription], size: int) -> tuple[list[Subscription], int, int]:
@@ -203,6 +219,7 @@ class Subscription:
         "_batched",
         "_count",
         "_counted",
+        "_errand",
         "_inbox",
         "_inbox_bytes",
         "_inbox_window",
@@ -254,6 +271,7 @@ class Subscription:
         self._waiting: deque[_Waiting] | None = None
         self._waiting_count = 0
         self._waiting_bytes = 0
+        self._errand: Errand | None = None  # that decodes a replay
         self._replay_count = 0  # of those that wait, the ones out of the history
         self._replay_bytes = 0
         self._last: LastMessageOf | None = None
@@ -366,9 +384,15 @@ class Subscription:
                 gap = None
                 continue
             attempt = item
+            if isinstance(item, Replay):
+                missing = self._waiting_count - limit
+                most = max(missing, self._waiting_count - least)
+                count, size = item.drop(missing, self._waiting_bytes - limit_bytes, most)
+                if item.count:
+                    waiting.appendleft((item.first, item.count, item.size, item))
             if not isinstance(item, int):
-                attempt = item.attempt if isinstance(item, StreamEvent) else item[0]
-                self._taken(item, size)
+                attempt = item.attempt
+                self._taken(item, size, count)
             gap = (gap[0], gap[1] + count, 0, gap[3]) if gap else (sequence, count, 0, attempt)
         if gap:
             if waiting and isinstance(waiting[0][3], int):
@@ -395,23 +419,79 @@ class Subscription:
         self._waiting_count += len(events)
         self._waiting_bytes += sum(sizes)
 
-    def _taken(self, item: Any, size: int) -> None:
-        """Take note that an event has left the buffer."""
-        self._waiting_count -= 1
+    def _taken(self, item: Any, size: int, count: int = 1) -> None:
+        """Take note that events have left the buffer."""
+        self._waiting_count -= count
         self._waiting_bytes -= size
-        if not isinstance(item, StreamEvent):
-            self._replay_count -= 1
+        if isinstance(item, Replay):
+            self._replay_count -= count
             self._replay_bytes -= size
 
-    def replay(self, history: Sequence[tuple[int, bytes]], attempt: int) -> None:
-        """Send what came before this subscriber did, as it drains."""
-        if not history:
-            return
-        self._waiting = deque((sequence, 1, len(p), (attempt, p)) for sequence, p in history)
-        self._waiting_count = self._replay_count = len(history)
-        self._waiting_bytes = self._replay_bytes = sum(len(p) for _, p in history)
+    def replay(self, history: Replay) -> None:
+        """Send what came before this subscriber did, as it drains: in a thread of its own, which decodes it."""
+        self._waiting = deque([(history.first, history.count, history.size, history)])
+        self._waiting_count = self._replay_count = history.count
+        self._waiting_bytes = self._replay_bytes = history.size
         self.replaying = True
-        self.flush()
+        self._errand = Errand(self._owner.lock, self._replay_on, "gemini-streams-replay")
+        self._errand.wake()
+
+    def _replay_on(self) -> None:
+        """In the errand's thread, without the lock: give the subscriber as much of its replay as fits by now."""
+        owner = self._owner
+        while True:
+            with owner.lock:
+                piece, attempt = self._next_piece()
+            if not piece.payloads:
+                break
+            try:
+                events = [owner.event(attempt, sequence, payload) for sequence, payload in piece.payloads]
+            except BaseException as error:  # noqa: BLE001 - what was delivered live can be read, or it is a bug
+                with owner.lock:
+                    self.finish(owner.cannot_tell, at_once=True)
+                owner.lost(self, error)
+                return
+            with owner.lock:
+                waiting = self._waiting
+                if not waiting or waiting[0][3] is not piece:  # it has left, or the stream was stopped
+                    return
+                waiting.popleft()
+                sizes = [len(payload) for _, payload in piece.payloads]
+                self._put_events(events, sum(sizes), (), sizes)
+            del piece, events
+        owner.on_credit(self)
+
+    def _next_piece(self) -> tuple[_Piece, int]:
+        """Take what comes next of a replay and fits; it is empty where nothing does, or there is no more of it."""
+        piece = _Piece()
+        waiting = self._waiting
+        if not waiting:
+            return piece, 0
+        self.starve()  # as `flush`: before the counts are read
+        self._send_waiting()
+        replay = waiting[0][3] if waiting else None
+        if not isinstance(replay, Replay):
+            return piece, 0
+        waiting.popleft()
+        in_flight = self._sent - self._acked
+        in_flight_bytes = self._sent_bytes - self._acked_bytes
+        first, count, size = replay.first, replay.count, replay.size
+        while (
+            replay.count
+            and self._fits(replay.next_size, in_flight, in_flight_bytes)
+            and len(piece.payloads) < _PIECE
+            and size - replay.size < _PIECE_BYTES
+        ):
+            payload = replay.take()
+            in_flight += 1
+            in_flight_bytes += len(payload)
+            piece.payloads.append((replay.first - 1, payload))
+        self._taken(replay, size - replay.size, count - replay.count)
+        if replay.count:
+            waiting.appendleft((replay.first, replay.count, replay.size, replay))
+        if piece.payloads:
+            waiting.appendleft((first, 0, 0, piece))
+        return piece, replay.attempt
 
     def restart(self, message: StreamRestarting) -> None:
         """Tell that the stream starts again; what is void by it leaves the buffer."""
@@ -426,7 +506,14 @@ class Subscription:
             if sequence + count <= resume_at:
                 break
             waiting.pop()
-            if not isinstance(item, int):
+            if isinstance(item, Replay):
+                void = count
+                size = item.cut(resume_at)
+                self._taken(item, size, void - item.count)
+                if item.count:
+                    waiting.append((item.first, item.count, item.size, item))
+                    break
+            elif not isinstance(item, int):
                 self._taken(item, size)
             elif sequence < resume_at:
                 waiting.append((sequence, resume_at - sequence, 0, item))
@@ -485,7 +572,9 @@ class Subscription:
             if isinstance(item, int):
                 # A gap is told with what comes next. Or who does not read would be told of one gap after another.
                 if len(waiting) > 1:
-                    _, following, size, _ = waiting[1]
+                    _, following, size, behind = waiting[1]
+                    if isinstance(behind, Replay):
+                        size = behind.next_size
                     told = not following or self._fits(
                         size, self._sent - self._acked, self._sent_bytes - self._acked_bytes
                     )
@@ -495,6 +584,15 @@ class Subscription:
                     break
                 waiting.popleft()
                 self._put_gap(item, sequence, count)
+            elif isinstance(item, _Piece):
+                break
+            elif isinstance(item, Replay):
+                fits = self._fits(
+                    item.next_size, self._sent - self._acked, self._sent_bytes - self._acked_bytes
+                )
+                if fits and self._errand is not None:
+                    self._errand.wake()
+                break
             elif not count:
                 waiting.popleft()
                 self._put_restart(item)
@@ -527,17 +625,15 @@ class Subscription:
         in_flight = self._sent - self._acked
         in_flight_bytes = self._sent_bytes - self._acked_bytes
         while waiting:
-            sequence, count, size, item = waiting[0]
-            if isinstance(item, int) or not count or not self._fits(size, in_flight, in_flight_bytes):
+            _, _, size, item = waiting[0]
+            if not isinstance(item, StreamEvent) or not self._fits(size, in_flight, in_flight_bytes):
                 break
             waiting.popleft()
             self._taken(item, size)
             in_flight += 1
             in_flight_bytes += size
             sizes.append(size)
-            run.append(
-                item if isinstance(item, StreamEvent) else self._owner.event(item[0], sequence, item[1])
-            )
+            run.append(item)
         return run, sizes
 
     def _fits(self, size: int, in_flight: int, in_flight_bytes: int = 0) -> bool:

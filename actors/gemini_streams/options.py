@@ -237,7 +237,7 @@ class StreamOptions(TypedDict, total=False):
     deadline (None): How long the whole stream may take, restarts included.
     retry (RetryPolicy()): When a failed attempt is repeated.
     flow (FlowControl()): How much may be on its way to each subscriber.
-    history (0): Bytes of events that are kept for subscribers who come later.
+    history (0): Bytes of memory for the events that are kept for subscribers who come later.
     keep (0.0): How long the stream runs on without a subscriber.
     endpoint (Gemini()): Which service is asked, and with which key.
     """

@@ -277,16 +277,17 @@ class Session:
             if self.has_subscriber(ref.actor_urn):
                 return None
             subscription = Subscription(self, ref, flow or self.options.flow)
-            void, missed = self._history.missed(after, self.attempt, self.next_sequence)
+            begun = self.attempts
+            void, missed = self._history.missed(after, self.attempt, self.next_sequence, begun)
             if self.ended and after is None:
                 raise StreamEndedError(f"the stream {self.stream_id} has ended ({self.status})")
             if isinstance(after, tuple):
                 subscription.top = after[1]  # it has seen that much, elsewhere
-            begun = self.attempts
             if void is not None:
                 subscription.restart(self._restarting(begun if missed else self.attempt, void))
-            subscription.replay(missed, begun)
-            if missed and begun < self.attempt:  # it has come between two attempts
+            if missed is not None:
+                subscription.replay(missed)
+            if missed is not None and begun < self.attempt:  # it has come between two attempts
                 subscription.restart(self._restarting(self.attempt, self.next_sequence))
             if self.ended:
                 if self._last is not None:

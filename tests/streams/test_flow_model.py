@@ -234,6 +234,8 @@ class Delivery(RuleBasedStateMachine):
         self.truth: list[Any] = []
         self.decoder = Decoder(1 << 20)
         self.late: list[Subscription] = []
+        self.errands: list[Any] = []
+        self.meanwhile: str | None = None
         self.sneaks = 0
         self.join_in_between: Any = None
         self.patched = pytest.MonkeyPatch()
@@ -266,6 +268,32 @@ class Delivery(RuleBasedStateMachine):
                 machine.sneak(subscription)
             return found
 
+        class Errand:
+            """One whose thread runs when the machine settles."""
+
+            def __init__(self, lock: Any, work: Any, name: str) -> None:
+                self.lock, self.work, self.runs = lock, work, False
+
+            def run(self) -> None:
+                self.runs = True
+                self.work()
+                self.runs = False
+
+            def wake(self) -> None:
+                assert self.lock.locked()
+                if self not in machine.errands:
+                    machine.errands.append(self)
+
+        original_event = Session.event
+
+        def event(session: Session, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
+            meanwhile, machine.meanwhile = machine.meanwhile, None
+            if meanwhile is not None:
+                machine.happen(meanwhile)
+            return original_event(session, attempt, sequence, payload)
+
+        self.patched.setattr(delivery_module, "Errand", Errand)
+        self.patched.setattr(Session, "event", event)
         self.patched.setattr(Session, "on_credit", credit)
         self.patched.setattr(Subscription, "_fits", looked(fits))
         self.patched.setattr(Subscription, "_fitting", looked(fitting))
@@ -322,11 +350,35 @@ class Delivery(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """What waited for the lock has it now; a stream that was woken goes on."""
-        while self.late or (self.parked is not None and self.parked.released):
-            if self.late:
+        while True:
+            ready = [errand for errand in self.errands if not errand.runs]
+            if not ready and not self.late and (self.parked is None or not self.parked.released):
+                return
+            if ready and (not self.late or len(ready) > 1):
+                self.errands.remove(ready[0])
+                ready[0].run()
+            elif self.late:
                 self.session.on_credit(self.late.pop(0))
             else:
                 self._pump()
+
+    def happen(self, what: str) -> None:
+        """Do something while a piece of a replay is being decoded."""
+        match what:
+            case "read":
+                self._read_one()
+            case "handle":
+                for person in self.people:
+                    person.handle(1)
+            case "leave":
+                for person in self.people:
+                    if person.subscription is not None and person.subscription.replaying:
+                        self._leave(person, read=True)
+            case "fail":
+                if self.attempt is not None and not self.session.ended:
+                    self.fail()
+            case end:
+                self.end(end)
 
     def _begin(self) -> None:
         if self.attempt is None:
@@ -490,7 +542,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(
         kind=st.sampled_from(["plain", "bounded", "mailbox", "batch"]),
         flow=flows(),
-        after=st.sampled_from([None, None, FROM_START]),
+        after=st.sampled_from([None, FROM_START]),
         in_between=st.booleans(),
     )
     @precondition(lambda self: len(self.people) < 5)
@@ -533,6 +585,11 @@ class Delivery(RuleBasedStateMachine):
         self._join(person, flow, after)
         self.settle()
         self.sneaks = 0
+
+    @rule(what=st.sampled_from(["read", "handle", "leave", "fail", "stop", "complete"]))
+    def while_a_piece_is_decoded(self, what: str) -> None:
+        """The next one of a replay."""
+        self.meanwhile = what
 
     @rule(who=st.integers(0, 4), count=st.sampled_from([1, 2, 5, 100]))
     def handle(self, who: int, count: int) -> None:
@@ -710,4 +767,32 @@ def test_credit_that_comes_while_it_is_looked_at_is_not_lost() -> None:
                 state.join(after=None, flow=flow, in_between=False, kind=kind)
                 for _ in range(4):
                     state.read(sizes=[0] * 7, sneaks=sneaks, token=None)
+                state.teardown()
+
+
+@pytest.mark.parametrize("what", ["read", "handle", "leave", "fail", "stop", "complete"])
+@pytest.mark.parametrize("ended", [False, True], ids=["running", "ended"])
+def test_what_happens_while_a_piece_of_a_replay_is_decoded(what: str, *, ended: bool) -> None:
+    """The piece is put in its place, or not at all."""
+    for kind in ("plain", "mailbox", "batch"):
+        for overflow in ("pause", "drop_oldest", "drop_newest", "disconnect"):
+            for window in (1, 4, 1000):
+                state = Delivery()
+                state.start(history=1 << 20)
+                for _ in range(4):
+                    state.read(sizes=[0] * 30, sneaks=0, token=29)
+                if ended:
+                    state.end(how="complete")
+                state.while_a_piece_is_decoded(what)
+                flow = FlowControl(window=window, overflow=overflow)
+                state.join(after=FROM_START, flow=flow, in_between=False, kind=kind)
+                assert state.meanwhile is None
+                state.windows_hold()
+                state.handle(who=0, count=3)
+                if not state.session.ended:
+                    if state.attempt is None:
+                        state.try_again()
+                    for _ in range(3):
+                        state.read(sizes=[0] * 5, sneaks=0, token=None)
+                        state.windows_hold()
                 state.teardown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,15 @@ from gemini_streams import (
     InvalidRequestError,
     RetryPolicy,
     StreamComplete,
+    StreamCrashedError,
     StreamEndedError,
+    StreamError,
     StreamEvent,
     StreamRestarting,
     StreamStopped,
     SubscriberActor,
 )
+from gemini_streams.session import Session
 from gemini_streams.testing import Body, LocalGemini, LongAnswer, Reply, check_history
 from pykka_supervisor.testing import Probe, TestClock
 from streams.helpers import LAST, events_of, eventually, last_of, text_of
@@ -295,10 +299,73 @@ def test_the_history_is_bounded_in_bytes(gemini: LocalGemini, manager: StartMana
     stream_id = streams.start_stream("why", subscriber=probe.ref)
     assert last_of(probe).ok
     session = streams._cell.incarnation.actor._table.find(stream_id)  # type: ignore[union-attr]
-    history = session._history
-    kept = sum(len(payload) for _, payload in history._entries)
-    assert 19_000 < kept <= 20_000
-    assert history._bytes == kept
+    assert 19_000 < session._history.cost <= 20_000
+
+
+@pytest.mark.parametrize("way", ["more requests", "unsubscribe", "stop"])
+def test_a_replay_is_decoded_where_it_holds_up_nobody(
+    gemini: LocalGemini, manager: StartManager, probes: Probes, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """In a thread of its own, with no lock held; and what is decoded when its subscriber has left is not put."""
+    gemini.on("why", Reply([f"{n} " for n in range(300)], hold_after=200))
+    streams = manager(history=KEPT)
+    first, late = probes(), probes()
+    stream_id = streams.start_stream("why", subscriber=first.ref)
+    first.expect(StreamEvent, lambda e: e.sequence == 199)
+    reached, gate, names = threading.Event(), threading.Event(), set()
+    original = Session.event
+
+    def event(self: Session, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
+        names.add(threading.current_thread().name)
+        if sequence == 100:
+            reached.set()
+            gate.wait(30)
+        return original(self, attempt, sequence, payload)
+
+    monkeypatch.setattr(Session, "event", event)
+    streams.subscribe_stream(stream_id, late.ref, after=FROM_START, timeout=5)
+    assert reached.wait(5)
+    info = streams.get_stream_info(stream_id, timeout=5)
+    assert late.ref in info.subscribers
+    assert streams.get_stats(timeout=5).total_subscribers == 2
+    match way:
+        case "unsubscribe":
+            assert streams.unsubscribe_stream(stream_id, late.ref, timeout=5)
+            late.wait(64)
+        case "stop":
+            assert streams.stop_stream(stream_id, timeout=5)
+            late.expect(StreamStopped)
+    gate.set()
+    gemini.gate("why").open()
+    last_of(first)
+    assert names == {"gemini-streams-replay"}
+    eventually(lambda: not any(t.name == "gemini-streams-replay" for t in threading.enumerate()))
+    if way == "unsubscribe":
+        assert len(late.messages) == 64  # the pieces before the one in hand
+        return
+    if way == "more requests":
+        late.expect(LAST)
+    judge(late, FROM_START)
+
+
+def test_an_event_that_cannot_be_read_again_is_an_end_and_no_silence(
+    gemini: LocalGemini, manager: StartManager, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gemini.on("why", Reply("a b c", hold_after=2))
+    streams = manager(history=KEPT)
+    first, late = probes(), probes()
+    stream_id = streams.start_stream("why", subscriber=first.ref)
+    first.wait(2)
+
+    def event(self: Session, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
+        raise RecursionError
+
+    monkeypatch.setattr(Session, "event", event)
+    streams.subscribe_stream(stream_id, late.ref, after=FROM_START)
+    assert isinstance(late.expect(StreamError).error, StreamCrashedError)
+    eventually(lambda: streams.get_stream_info(stream_id).subscribers == (first.ref,))
+    gemini.gate("why").open()
+    assert isinstance(last_of(first), StreamComplete)
 
 
 def test_an_event_that_is_not_quite_utf8_is_replayed(
