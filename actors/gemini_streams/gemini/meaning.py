@@ -143,8 +143,6 @@ class Meaning:
         for payload in payloads:
             data: Any = None
             try:
-                if len(payload) >= COULD_BE_DEEP:
-                    check_depth(payload)
                 data = decode_plain(payload)
                 [candidate] = data["candidates"]
                 [part] = candidate["content"]["parts"]
@@ -156,6 +154,7 @@ class Meaning:
                     and "promptFeedback" not in data
                     and "error" not in data
                     and not self._held
+                    and (len(payload) < COULD_BE_DEEP or _is_shallow(payload, part["text"]))
                 ):
                     if "usageMetadata" in data:
                         usage = data["usageMetadata"]
@@ -243,6 +242,8 @@ class Meaning:
         try:
             if data is None:
                 data, halves = read(payload)
+            elif len(payload) >= COULD_BE_DEEP:
+                check_depth(payload)
         except TooDeepError as error:
             self.broken = MalformedEventError(f"event {self.count} of the answer is {error}")
             return None, None
@@ -387,6 +388,13 @@ def at_end(
     if meaning.lacking:
         return ending(End.TRUNCATED, f"the body ended {meaning.lacking}")
     return Ending(End.COMPLETE)
+
+
+def _is_shallow(payload: bytes, text: Any) -> bool:
+    """Return `True` where the payload of an event, large for its text, is not too deep; else raise."""
+    if not isinstance(text, str) or len(payload) - len(text) >= COULD_BE_DEEP:
+        check_depth(payload)
+    return True
 
 
 def _copied(pieces: Pieces) -> Pieces:
