@@ -13,6 +13,7 @@ The rules:
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import weakref
@@ -41,7 +42,7 @@ def note(error: GeminiStreamsError, subscriber: Any) -> None:
     global _watcher  # noqa: PLW0603 - one for the process
     with _lock:
         _refused[error] = refs
-        if _watcher is None or not _watcher.is_alive():  # it is not, in a forked child
+        if _watcher is None or not _watcher.is_alive():
             _watcher = threading.Thread(target=_watch, name="gemini-streams-refusals", daemon=True)
             _watcher.start()
 
@@ -83,3 +84,14 @@ def _chain(error: BaseException | None) -> Iterator[GeminiStreamsError]:
         left += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
+
+
+def _after_fork_in_child() -> None:
+    """Nothing was refused in this process yet, and a thread that is not here may have held the lock."""
+    global _lock, _watcher  # noqa: PLW0603
+    _lock = threading.Lock()
+    _watcher = None
+    _refused.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -50,6 +50,16 @@ def answered(manager):
     assert ended.wait(10)
     says.stop()
 
+class Plain(pykka.ThreadingActor):
+    pass
+
+def refused(manager, subscriber):
+    try:
+        manager.start_stream("brief", subscriber=subscriber, model="")
+    except InvalidRequestError:
+        return
+    raise AssertionError
+
 def fork():
     pid = os.fork()
     if not pid:
@@ -121,16 +131,43 @@ def test_in_a_worker_the_masters_manager_refuses_and_a_new_one_works(server: Loc
     assert said.splitlines() == ["False shutdown", "True shutdown"]
 
 
+def test_an_iterator_that_was_begun_before_the_fork_goes_on_in_the_parent_only(server: LocalGemini) -> None:
+    run(
+        server.url,
+        """
+        events = stream(manager, "hold")
+        assert next(events).sequence == 0 and next(events).sequence == 1
+        three = answers(manager, ["brief"] * 3, at_once=1)
+        next(three)
+        pid = fork()
+        if not pid:
+            dead(lambda: next(events))
+            dead(lambda: next(three))
+            for pieces in (events.text_stream, stream(manager, "brief").text_stream):
+                dead(lambda: next(pieces))
+            events.close()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert len(list(three)) == 2
+        events.cancel()
+        assert list(events) == []
+        manager.stop()
+        """,
+    )
+
+
 def test_forks_that_fall_into_running_streams(server: LocalGemini) -> None:
     run(
         server.url,
         """
         sys.setswitchinterval(1e-5)
+        plain = Plain.start()
         running = True
         def storm():
             while running:
                 answered(manager)
                 for _ in stream(manager, "many"): pass
+                for _ in range(20): refused(manager, plain)
                 cooldowns.join(SYSTEM_CLOCK, storm).refused("key", "stream", 0.001)
         threads = [threading.Thread(target=storm) for _ in range(3)]
         for thread in threads: thread.start()
@@ -143,6 +180,9 @@ def test_forks_that_fall_into_running_streams(server: LocalGemini) -> None:
                         assert not cooldowns.join(SYSTEM_CLOCK, storm).quotas
                         mine = start_manager()
                         answered(mine)
+                        waiting = Plain.start()
+                        refused(mine, waiting)
+                        waiting.stop()
                         mine.stop()
                     except BaseException as error:
                         os.write(2, repr(error).encode())
@@ -152,6 +192,7 @@ def test_forks_that_fall_into_running_streams(server: LocalGemini) -> None:
         finally:
             running = False
             for thread in threads: thread.join()
+            plain.stop()
         manager.stop()
         """,
     )

@@ -189,6 +189,7 @@ class Stream(Reading, Iterator[ItemT_co], Generic[ItemT_co]):
             event = self._next_of_batch()
             if event is not None:
                 return event
+            self._refuse_in_a_child()
             try:
                 message = self._inbox.get(timeout=self._heartbeat)
             except queue.Empty:

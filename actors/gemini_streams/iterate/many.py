@@ -30,6 +30,7 @@ from gemini_streams.iterate.asynchronous import AsyncInbox, LeftOrClosed, ask
 from gemini_streams.iterate.reading import Reader, Reading, starting
 from gemini_streams.messages import PatientStart, StartStream
 from gemini_streams.options import whole
+from pykka_supervisor import forks
 from pykka_supervisor.mailbox import Envelope
 
 __all__ = ["aanswers", "answers"]
@@ -212,6 +213,7 @@ class _Threads(Generic[R]):
 
     def __init__(self, manager: pykka.ActorRef[Any], requests: Iterator[R], at_once: int) -> None:
         self._manager = manager
+        self._home = forks.here()
         self._requests = requests
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._changed = threading.Condition()
@@ -222,6 +224,8 @@ class _Threads(Generic[R]):
             threading.Thread(target=target, name="gemini-streams-answers", daemon=True).start()
 
     def next(self) -> tuple[R, Answer] | None:
+        if self._home.forked:
+            raise forks.refusal("answers()")
         with self._changed:
             self._changed.wait_for(lambda: self._work.tells)
             self._changed.notify_all()

@@ -43,6 +43,7 @@ from gemini_streams.messages import (
     Unsubscribe,
 )
 from gemini_streams.options import After, FlowControl, StreamOptions, seconds
+from pykka_supervisor import forks
 from pykka_supervisor.mailbox import Envelope, Mailbox
 
 __all__ = ["Item", "Reader", "Reading", "joining", "starting"]
@@ -125,6 +126,7 @@ class Reading:
         self.result: LastMessage | None = None
         """The stream's last message, once it has ended."""
         self._manager = manager
+        self._home = forks.here()
         self._heartbeat = (
             None if heartbeat is None else min(seconds("heartbeat", heartbeat), threading.TIMEOUT_MAX)
         )
@@ -183,6 +185,11 @@ class Reading:
         if given is None or isinstance(request, Subscribe):
             return self._reader.actor_ref
         return [*(given if isinstance(given, Collection) else [given]), self._reader.actor_ref]
+
+    def _refuse_in_a_child(self) -> None:
+        """Raise `pykka.ActorDeadError` in a process that was forked meanwhile: nothing will come there."""
+        if self._home.forked:
+            raise forks.refusal(self)
 
     @property
     def _over(self) -> bool:
