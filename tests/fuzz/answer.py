@@ -206,13 +206,14 @@ def _behind(rng: Random, answer: Answer, mark: Mark, key: str, *, at_boundary: b
         return answer
     if rng.random() < (0.6 if at_boundary else 0.12):
         extra = _nobodys(rng, mark._replace(event=BEHIND), key)
-        head, *rest = answer.writes
-        last = rest[-1] if rest else head
-        if len(last.data) + len(extra) <= _RECORD:
-            merged = Write(last.data + extra)
-            writes = (head, *rest[:-1], merged) if rest else (merged,)
+        writes = tuple(write for write in answer.writes if write.data)
+        last = Write(writes[-1].data + extra)
+        if len(last.data) <= _RECORD:
             return replace(
-                answer, recipe=f"{answer.recipe}, {len(extra)} bytes behind it", writes=writes, behind=True
+                answer,
+                recipe=f"{answer.recipe}, {len(extra)} bytes behind it",
+                writes=(*writes[:-1], last),
+                behind=True,
             )
     if rng.random() < 0.12:
         what = rng.choice(_IDLE_ENDS)

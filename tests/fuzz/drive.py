@@ -6,9 +6,12 @@ anything else that a request raises is.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pykka
@@ -76,8 +79,20 @@ def run_case(seed: int, number: int, *, small: bool = False, bombs: bool = True)
     try:
         before.check()
     except AssertionError as left:
-        evidence.wrong.append(str(left))
+        evidence.wrong.append(f"{left}{_where_threads_are()}")
     return evidence
+
+
+def _where_threads_are() -> str:
+    """Say of each thread but this one, by its name, in which of the package's functions it is."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    said = []
+    for ident, frame in sys._current_frames().items():
+        if ident == threading.get_ident():
+            continue
+        stack = traceback.extract_stack(frame)[-6:]
+        said.append(f"{names.get(ident)}: " + " > ".join(f"{Path(f.filename).name}:{f.lineno}" for f in stack))
+    return "; " + "; ".join(said)
 
 
 class _Run:
