@@ -342,12 +342,12 @@ class Exchange:
         """Do the same with a coded body: read until there is something of it as it was before it was coded."""
         coding = self._coding
         while coding is not None:
+            if self.interrupted:  # what has come already can unfold to very much, and to no event at all
+                raise Interrupted
             piece = coding.take()
             if piece:
                 return piece
             if piece is None:
-                if self.interrupted:
-                    raise Interrupted
                 continue
             data = self._next_bytes(read, now=now)
             if data is None:

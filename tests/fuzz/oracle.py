@@ -100,10 +100,12 @@ def _whose_bytes(evidence: Evidence, reader: Reader) -> Iterator[str]:
                 if answer.framed:
                     yield f"took what stood behind the answer to request {mark.request}: {_short(message)}"
                 continue
-            if mark.request < latest:
-                yield f"went back from request {latest} to {mark.request}: {_short(message)}"
-            latest = max(latest, mark.request)
         if isinstance(message, StreamEvent):
+            # By the event's own mark: a call that came in pieces may have begun in the answer before.
+            for mark in marks_in(str(message.data.get("responseId", "")))[:1]:
+                if mark.request < latest:
+                    yield f"went back from request {latest} to {mark.request}: {_short(message)}"
+                latest = max(latest, mark.request)
             yield from _its_place(case.seed, message, answer_of(evidence, reader), places, attempt_of)
 
 

@@ -46,12 +46,34 @@ def bomb(wbits: int) -> bytes:
     return packed + b"".join(packer.compress(zeros) for _ in range(LARGE // MIB)) + packer.flush()
 
 
+def comments(mebibytes: int) -> bytes:
+    """A small body that unfolds to many lines, and to no event."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    lines = b": c\n" * (MIB // 4)
+    return b"".join(packer.compress(lines) for _ in range(mebibytes)) + packer.flush()
+
+
 BOMBS: dict[str, tuple[bytes, bytes]] = {
     "gzip": (b"gzip", bomb(31)),
     "deflate": (b"deflate", bomb(15)),
     "deflate without its format": (b"deflate", bomb(-15)),
     "gzip of gzip": (b"gzip, gzip", gzip.compress(bomb(31))),
 }
+
+
+def test_a_stream_stops_in_the_middle_of_what_unfolds_to_no_event(
+    gemini: LocalGemini, manager: StartManager, probe: Probe
+) -> None:
+    packed = gzip.compress(comments(64))  # so small that one read has all of it
+    coding = b"Content-Encoding: gzip, gzip"
+    gemini.on("why", Raw(answer(coding, b"Content-Length: %d" % len(packed)) + packed))
+    running = manager(shutdown=2)
+    stream_id = running.start_stream("why", subscriber=probe.ref)
+    eventually(lambda: gemini.requests)
+    actor: Any = running.get_stream_info(stream_id).stream_ref
+    time.sleep(0.1)  # it is in the middle of it; too early is no harm
+    running.stop_stream(stream_id)
+    assert actor.join(1.5)
 
 
 @pytest.mark.parametrize("framing", ["length", "one chunk"])
