@@ -91,7 +91,9 @@ def _where_threads_are() -> str:
         if ident == threading.get_ident():
             continue
         stack = traceback.extract_stack(frame)[-6:]
-        said.append(f"{names.get(ident)}: " + " > ".join(f"{Path(f.filename).name}:{f.lineno}" for f in stack))
+        said.append(
+            f"{names.get(ident)}: " + " > ".join(f"{Path(f.filename).name}:{f.lineno}" for f in stack)
+        )
     return "; " + "; ".join(said)
 
 
