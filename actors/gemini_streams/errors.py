@@ -41,6 +41,12 @@ __all__ = [
 ]
 
 
+def shown(value: object, most: int = 100) -> str:
+    """Return a value as an error's text may show it: its `repr`, cut."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _rebuild(
     cls: type[GeminiStreamsError], args: tuple[Any, ...], state: dict[str, Any]
 ) -> GeminiStreamsError:

@@ -31,6 +31,7 @@ from gemini_streams.errors import (
     InvalidRequestError,
     MissingCredentialsError,
     StreamExistsError,
+    shown,
 )
 from gemini_streams.gemini.endpoint import Target, model_path
 from gemini_streams.gemini.request import build_request
@@ -272,7 +273,7 @@ class ManagerActor(SupervisedActor):
         subscribers = _subscribers(request.subscriber)
         stream_id: Any = request.stream_id
         if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
-            raise InvalidRequestError(f"stream_id must be a string that is not empty, not {stream_id!r}")
+            raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
         built = build_request(request.contents, options.config)
         target = self._target(options.endpoint)
         if stream_id is not None:
@@ -280,8 +281,8 @@ class ManagerActor(SupervisedActor):
             if session is not None and session.status != "stopped":
                 if not session.asks_the_same(built.body, options.model, target):
                     raise StreamExistsError(
-                        f"another stream runs or lingers under the id {stream_id!r}: its contents, model, base URL,"
-                        " key or headers are others"
+                        f"another stream runs or lingers under the id {shown(stream_id)}: its contents, model, base"
+                        " URL, key or headers are others"
                     )
                 for ref in subscribers:
                     if session.join(ref) is not None:
@@ -451,7 +452,7 @@ def _checked_after(after: Any, session: Session) -> Place:
         run, attempt, sequence = Position.of(after)
         if run != session.run:
             raise HistoryGoneError(
-                f"the position {after} is of an earlier run of the stream {session.stream_id!r}: its events are"
+                f"the position {after} is of an earlier run of the stream {shown(session.stream_id)}: its events are"
                 " gone; FROM_START gives those of the present run"
             )
         return (attempt, sequence)
@@ -467,7 +468,7 @@ def _checked_after(after: Any, session: Session) -> Place:
         return (after[0], after[1])
     raise InvalidRequestError(
         "after must be None, FROM_START, or the position or (attempt, sequence) of the last event seen,"
-        f" not {after!r}"
+        f" not {shown(after)}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from gemini_streams.errors import GeminiStreamsError, InvalidRequestError
+from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 from gemini_streams.gemini.endpoint import Endpoint, Gemini
 from pykka_supervisor import Clock
 from pykka_supervisor.testing import TestClock
@@ -70,14 +70,14 @@ def seconds(name: str, value: Any, *, zero: bool = False) -> float:
         or (value == 0 and not zero)
     ):
         least = "0 or more" if zero else "more than 0"
-        raise InvalidRequestError(f"{name} must be a number of seconds, {least}, not {value!r}")
+        raise InvalidRequestError(f"{name} must be a number of seconds, {least}, not {shown(value)}")
     return float(value)
 
 
 def whole(name: str, value: Any, least: int) -> int:
     """Return `value` as a whole number of at least `least`; raise `InvalidRequestError` where it is none."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidRequestError(f"{name} must be a whole number, {least} or more, not {value!r}")
+        raise InvalidRequestError(f"{name} must be a whole number, {least} or more, not {shown(value)}")
     return value
 
 
@@ -122,12 +122,12 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("initial_delay", "max_delay", "jitter", "max_retry_after", "max_total_wait"):
             seconds(f"RetryPolicy.{name}", getattr(self, name), zero=True)
         if seconds("RetryPolicy.exp_base", self.exp_base) < 1:
-            raise InvalidRequestError(f"RetryPolicy.exp_base must be 1 or more, not {self.exp_base!r}")
+            raise InvalidRequestError(f"RetryPolicy.exp_base must be 1 or more, not {shown(self.exp_base)}")
         if self.total_time is not None:
             seconds("RetryPolicy.total_time", self.total_time)
         if self.on_partial not in ("restart", "fail"):
             raise InvalidRequestError(
-                f'RetryPolicy.on_partial must be "restart" or "fail", not {self.on_partial!r}'
+                f'RetryPolicy.on_partial must be "restart" or "fail", not {shown(self.on_partial)}'
             )
         if self.retryable is not None and not callable(self.retryable):
             raise InvalidRequestError("RetryPolicy.retryable must be a callable of one error, or None")
@@ -166,7 +166,7 @@ class FlowControl(msgspec.Struct, frozen=True, kw_only=True):
         seconds("FlowControl.stall_timeout", self.stall_timeout)
         if self.overflow not in OVERFLOWS:
             raise InvalidRequestError(
-                f"FlowControl.overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}"
+                f"FlowControl.overflow must be one of {', '.join(OVERFLOWS)}, not {shown(self.overflow)}"
             )
 
 

@@ -32,6 +32,7 @@ from gemini_streams.errors import (
     ManagerDrainingError,
     MaxStreamsExceededError,
     StreamNotFoundError,
+    shown,
 )
 from gemini_streams.launches import Launches
 from gemini_streams.messages import ManagerStats, Status
@@ -134,7 +135,7 @@ class Sessions:
         try:
             return self._sessions[stream_id]
         except KeyError:
-            raise StreamNotFoundError(f"no stream {stream_id!r} runs or lingers here") from None
+            raise StreamNotFoundError(f"no stream {shown(stream_id)} runs or lingers here") from None
 
     def get(self, stream_id: str) -> Session | None:
         """Return a visible stream, or `None`."""

@@ -18,10 +18,13 @@ from gemini_streams import (
     APIError,
     Gemini,
     GetStreamInfo,
+    InvalidRequestError,
+    ManagerActor,
     RetryPolicy,
     StreamCrashedError,
     StreamError,
     StreamExistsError,
+    StreamNotFoundError,
 )
 from gemini_streams.testing import LocalGemini, Raw, Reply
 from pykka_supervisor.testing import Probe
@@ -315,6 +318,36 @@ def test_threads_are_not_named_by_anybodys_words(
     names = [thread.name for thread in threading.enumerate()]
     check(names)
     assert not [name for name in names if "lantern" in name]
+
+
+def test_a_key_in_the_wrong_place_is_not_shown_either() -> None:
+    for endpoint in (
+        Gemini("https://x.test", KEY),  # the wrong way round
+        Gemini(KEY, f"https://{KEY}@x.test"),
+        Gemini(KEY, f"https://x.test/?key={KEY}"),
+    ):
+        with pytest.raises(InvalidRequestError) as refused:
+            endpoint.resolve({})
+        check([*shown(refused.value), repr(endpoint)])
+    check([repr(ManagerActor.child_spec(endpoint=Gemini(KEY, headers={"X-Tenant-Token": HEADER})))])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stream_id": ["x" * 10_000]}, {"idle_timeout": "x" * 10_000}, {"history": "x" * 10_000}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_value_that_cannot_be_right_is_shown_in_part(
+    manager: StartManager, probe: Probe, wrong: dict[str, Any]
+) -> None:
+    ref = manager()
+    with pytest.raises(InvalidRequestError) as refused:
+        ref.start_stream("why", subscriber=probe.ref, **wrong)
+    assert "xxx" in str(refused.value)
+    assert len(str(refused.value)) < 300
+    with pytest.raises(StreamNotFoundError) as unknown:
+        ref.get_stream_info("x" * 10_000)
+    assert len(str(unknown.value)) < 300
 
 
 # -- two tenants, one id

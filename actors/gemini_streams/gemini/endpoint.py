@@ -498,9 +498,11 @@ def _normal_url(url: SplitResult) -> str:
 
 
 def _shown_url(text: object) -> str:
-    """Return a URL for people: without user, password, query and fragment."""
+    """Return a URL for people: without user, password, query and fragment. A word alone may be a misplaced key."""
     if not isinstance(text, str):
         return type(text).__name__
+    if re.search(r"[.:/]", text) is None:
+        return "***" if text else ""
     return re.sub(r"^([^/]*//)?[^/]*@", r"\1", re.split(r"[?#]", text, maxsplit=1)[0])[:200]
 
 
