@@ -7,12 +7,15 @@ The rules:
   with the terminal, a Ctrl-C among it, happens where it can be cleared up after.
 - What a model says is written to a terminal without its control characters.
 - Exit codes: 0 as it should be, 1 not so (with one line on standard error), 2 wrong arguments, 130 interrupted.
+- Where standard output is closed nothing is asked. Where it cannot be written any more, the command ends with 1; a
+  reader that has left needs no line about it. No way of ending shows a traceback.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib.metadata
 import io
 import logging
@@ -60,23 +63,52 @@ _SPARE_TIME = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
     for file in (sys.stdout, sys.stderr):
         if isinstance(file, io.TextIOWrapper):
             file.reconfigure(errors="replace")  # a terminal that cannot show a character shows something else
     try:
-        code: int = options.run(options)
-        sys.stdout.flush()
-        return code
+        return _run(arguments)
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
     except GeminiStreamsError as error:
         _complain(f"{_name(error)}{error}{_advice(error)}")
-        return 1
-    except BrokenPipeError:  # whoever read our output has left; Python would complain once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:  # whoever read our output has left
+        pass
+    except OSError as error:
+        _complain(error.strerror or str(error))
+    except UnicodeDecodeError:
+        _complain("standard input is no text in UTF-8")
+    _mute(sys.stdout)
+    return 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit:  # it has printed the help, or what is wrong
+        _mute(sys.stderr)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
+    if sys.stdout is None:  # Python's word for a closed one
+        raise OSError(errno.EBADF, "standard output is closed: there is nowhere to write to")
+    code: int = options.run(options)
+    sys.stdout.flush()
+    return code
+
+
+def _mute(file: TextIO | None) -> None:
+    """Let nothing more be written to a file that fails: Python would try once more at its end, and complain."""
+    if file is None:
+        return
+    try:
+        file.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, file.fileno())
+            os.close(null)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,8 +152,12 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):
+    if sys.stderr is None:  # `print` would take standard output instead
+        return
+    try:
         print(_one_line(f"gemini_streams: {text}"), file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:
+        _mute(sys.stderr)
 
 
 def _name(error: GeminiStreamsError) -> str:
@@ -164,7 +200,7 @@ def _printable(text: str) -> str:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = _standard_input() if options.prompt == "-" else options.prompt
     endpoint = Gemini()
     where = endpoint.resolve().base_url
     _complain(f"asking {options.model} at {where}")
@@ -192,6 +228,12 @@ def _ask(options: argparse.Namespace) -> int:
             return 0
         _complain(_unfinished(answer.result))
         return 1
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "standard input is closed: give the prompt as an argument")
+    return sys.stdin.read()
 
 
 def _unfinished(last: object) -> str:

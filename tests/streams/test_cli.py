@@ -289,6 +289,57 @@ def test_a_reader_that_leaves_early_is_no_accident() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def shell(line: str, gemini: LocalGemini | None = None) -> subprocess.CompletedProcess[str]:
+    """A line of shell, in which `$CLI` is the command."""
+    return subprocess.run(
+        ["bash", "-c", line],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(gemini, {"CLI": " ".join(command()), "PYTHONUNBUFFERED": ""}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("$CLI ask why >&-", 1, "standard output is closed"),
+        ("$CLI demo --local >&-", 1, "standard output is closed"),
+        ("$CLI ask why >/dev/full", 1, "No space left on device"),
+        ("$CLI demo --local --plain >/dev/full", 1, "No space left on device"),
+        ("$CLI ask - <&-", 1, "standard input is closed"),
+        (r"printf '\377' | PYTHONUTF8=0 LC_ALL=C.UTF-8 $CLI ask -", 1, "UTF-8"),
+        ("$CLI ask $'\\377'", 1, "UTF-8"),
+        ("$CLI ask why 2>&-", 0, ""),
+        ("$CLI ask why 2>/dev/full", 0, ""),
+        ("$CLI ask '' 2>&-", 1, ""),
+        ("$CLI ask '' 2>/dev/full", 1, ""),
+        ("$CLI ask why | true; exit ${PIPESTATUS[0]}", 1, None),
+        ("$CLI ask why 2> >(true)", 0, None),
+        ("$CLI >&- 2>&-", 2, ""),
+        ("$CLI --nonsense 2>/dev/full", 2, ""),
+        ("$CLI --help >/dev/full", 1, "No space left on device"),
+        ("$CLI ask why >&- 2>&- <&-", 1, ""),
+    ],
+)
+def test_files_that_are_closed_or_fail_show_no_traceback(
+    gemini: LocalGemini, line: str, code: int, said: str | None
+) -> None:
+    gemini.on("why", Reply("Because of Rayleigh. " * 20, pace=0.002))
+    done = shell(line, gemini)
+    assert done.returncode == code, done.stderr
+    for text in (done.stdout, done.stderr):
+        assert "Traceback" not in text
+        assert "Exception ignored" not in text
+    if said is not None:
+        assert said in done.stderr
+        assert done.stderr.count("\n") <= 2
+    assert done.stdout in ("", "Because of Rayleigh. " * 20 + "\n")
+    if " >&-" in line:
+        assert gemini.requests == []  # nothing is asked, and billed, that could not be shown
+
+
 # -- one answer ------------------------------------------------------------------------------------------------------
 
 
