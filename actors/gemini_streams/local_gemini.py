@@ -1091,7 +1091,7 @@ class LocalGemini:
     def _refusal(self, method: str, target: str, record: RequestRecord, key: str | None) -> Failure | None:
         """Return what the API says to a request that it does not look into; else fill in the model."""
         path, _, query = target.partition("?")
-        known = re.fullmatch(r"/v1beta/(models|tunedModels)/([^/:]+):streamGenerateContent", path)
+        known = re.fullmatch(r"/v1(?:alpha|beta)?/(models|tunedModels)/([^/:]+):streamGenerateContent", path)
         if known is None or method != "POST":
             return Failure(404, f"LocalGemini knows no {method} {path}.")
         record.model = known[2] if known[1] == "models" else f"tunedModels/{known[2]}"

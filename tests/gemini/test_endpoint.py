@@ -150,6 +150,55 @@ def test_base_urls(base_url: str | None, url: str | None) -> None:
     assert found == f"{url}/v1beta/models/gemini-x:streamGenerateContent?alt=sse"
 
 
+@pytest.mark.parametrize(
+    ("base_url", "argument", "variable", "root"),
+    [
+        (None, None, None, f"{DEFAULT_BASE_URL}/v1beta"),
+        (None, None, "", f"{DEFAULT_BASE_URL}/v1beta"),
+        (None, None, "v1", f"{DEFAULT_BASE_URL}/v1"),
+        (None, "v1alpha", "v1", f"{DEFAULT_BASE_URL}/v1alpha"),
+        ("https://gateway.test/gemini", None, "v1beta2", "https://gateway.test/gemini/v1beta2"),
+        ("https://gateway.test/v1beta", None, None, "https://gateway.test/v1beta"),
+        ("https://gateway.test/gemini/v1/", None, "v1beta", "https://gateway.test/gemini/v1"),
+        ("https://gateway.test/v1", "v1", None, "https://gateway.test/v1"),
+        ("https://gateway.test/v1/gemini", "v1alpha", None, "https://gateway.test/v1/gemini/v1alpha"),
+    ],
+)
+def test_the_version_is_the_base_urls_or_the_arguments_or_the_environments(
+    base_url: str | None, argument: str | None, variable: str | None, root: str
+) -> None:
+    environ = {} if variable is None else {"GOOGLE_GENAI_API_VERSION": variable}
+    found = Gemini(api_key=KEY, base_url=base_url, api_version=argument).resolve(environ)
+    assert found.url_for("gemini-x") == f"{root}/models/gemini-x:streamGenerateContent?alt=sse"
+    if base_url is not None:
+        environ["GOOGLE_GEMINI_BASE_URL"] = base_url
+        assert Gemini(api_key=KEY, api_version=argument).resolve(environ) == found
+
+
+@pytest.mark.parametrize(
+    "version", ["", "beta", "v", "v1/..", "../v1", "v1beta/", "V1", "v1 ", "1", 1, "v" * 999]
+)
+def test_a_version_that_cannot_be_one_is_refused(version: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="api_version must be a version like") as refusal:
+        Gemini(api_key=KEY, api_version=version).resolve({})
+    assert len(str(refusal.value)) < 200
+    if isinstance(version, str) and version:
+        with pytest.raises(InvalidRequestError, match="GOOGLE_GENAI_API_VERSION must be"):
+            Gemini(api_key=KEY).resolve({"GOOGLE_GENAI_API_VERSION": version})
+
+
+def test_two_versions_are_one_too_many() -> None:
+    with pytest.raises(InvalidRequestError, match="ends in 'v1beta': give one of the two"):
+        Gemini(api_key=KEY, base_url="https://gateway.test/v1beta", api_version="v1").resolve({})
+
+
+def test_a_version_is_part_of_the_value() -> None:
+    one, other = Gemini(api_version="v1"), Gemini(api_version="v1beta")
+    assert one != other
+    assert pickle.loads(pickle.dumps(one)) == one == copy.deepcopy(one)
+    assert repr(one) == "Gemini(api_version='v1')"
+
+
 BAD_URLS = [
     ("", "no scheme or no host"),
     ("generativelanguage.googleapis.com", "no scheme or no host"),

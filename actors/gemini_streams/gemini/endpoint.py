@@ -3,8 +3,10 @@
 The rules (google-genai's where it has one, the contract's for the rest):
 
 - An argument beats the environment. `GOOGLE_API_KEY` beats `GEMINI_API_KEY`, `GOOGLE_GEMINI_BASE_URL` moves
-  the base URL, `GOOGLE_GENAI_USE_VERTEXAI` (or its newer name `GOOGLE_GENAI_USE_ENTERPRISE`) asks for
-  Vertex AI. Proxies and certificate bundles are found as requests finds them.
+  the base URL, `GOOGLE_GENAI_API_VERSION` sets the API's version, `GOOGLE_GENAI_USE_VERTEXAI` (or its newer name
+  `GOOGLE_GENAI_USE_ENTERPRISE`) asks for Vertex AI. Proxies and certificate bundles are found as requests finds them.
+- A base URL that ends in a version is taken as it is. Elsewhere the version is the argument's, the environment's, or
+  `v1beta`.
 - An endpoint is only a value: writing one never fails. `resolve` reads the environment, checks everything
   once and answers a `Target` that can no longer be wrong.
 - The key travels in a header, over TLS or to loopback; anything else has to be asked for
@@ -44,6 +46,7 @@ _VERTEX_SWITCHES = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
 """In order of precedence: the first that is set decides."""
 
 _MODEL = re.compile(r"(?:(?:models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._~@+-]{0,199}")
+_VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?")
 _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
@@ -158,15 +161,17 @@ class Gemini:
         proxies: As in requests, `{"https": "http://proxy:3128"}`; `{}` is no proxy, `None` the environment's.
         verify: Whether certificates are verified, or the path of a certificate bundle.
         allow_plain_http: Lets the key travel unencrypted to another machine.
+        api_version: By default `GOOGLE_GENAI_API_VERSION`, then `v1beta`. Not for a base URL that ends in a version.
 
     """
 
-    __slots__ = ("_headers", "_proxies", "allow_plain_http", "api_key", "base_url", "verify")
+    __slots__ = ("_headers", "_proxies", "allow_plain_http", "api_key", "api_version", "base_url", "verify")
 
     api_key: Secret | None
     base_url: str | None
     verify: bool | str
     allow_plain_http: bool
+    api_version: str | None
     _headers: Pairs | str | None
     _proxies: Pairs | str | None
 
@@ -178,6 +183,7 @@ class Gemini:
         proxies: Mapping[str, str] | None = None,
         verify: bool | str = True,  # noqa: FBT001, FBT002 - the name requests gave it, and its default
         allow_plain_http: bool = False,  # noqa: FBT001, FBT002 - the contract's signature
+        api_version: str | None = None,
     ) -> None:
         put = functools.partial(object.__setattr__, self)
         put("api_key", Secret(api_key) if isinstance(api_key, str) else api_key)
@@ -186,6 +192,7 @@ class Gemini:
         put("_proxies", _hidden(proxies))
         put("verify", os.fspath(verify) if isinstance(verify, os.PathLike) else verify)
         put("allow_plain_http", allow_plain_http)
+        put("api_version", api_version)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"Gemini is immutable: make another one to change {name}")
@@ -193,7 +200,15 @@ class Gemini:
     __delattr__ = __setattr__  # type: ignore[assignment]
 
     def _identity(self) -> tuple[object, ...]:
-        return (self.api_key, self.base_url, self._headers, self._proxies, self.verify, self.allow_plain_http)
+        return (
+            self.api_key,
+            self.base_url,
+            self._headers,
+            self._proxies,
+            self.verify,
+            self.allow_plain_http,
+            self.api_version,
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Gemini) and other._identity() == self._identity()
@@ -216,17 +231,12 @@ class Gemini:
             shown.append(f"verify={self.verify!r}")
         if self.allow_plain_http:
             shown.append("allow_plain_http=True")
+        if self.api_version is not None:
+            shown.append(f"api_version={self.api_version!r}")
         return f"Gemini({', '.join(shown)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _gemini, (
-            self.api_key,
-            self.base_url,
-            self._headers,
-            self._proxies,
-            self.verify,
-            self.allow_plain_http,
-        )
+        return _gemini, self._identity()
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> Target:
         """Answer where requests go, from the arguments and the environment.
@@ -245,7 +255,8 @@ class Gemini:
         headers = _checked_headers(self._headers)
         proxies = _checked_proxies(self._proxies, base)
         _refuse_plain_http(base, proxies, allowed=self.allow_plain_http is True)
-        return Target(_normal_url(base), key, headers, proxies, _checked_verify(self.verify, env))
+        version = _version(self.api_version, base, env)
+        return Target(_normal_url(base), key, headers, proxies, _checked_verify(self.verify, env), version)
 
 
 class Target:
@@ -256,6 +267,7 @@ class Target:
         "_key",
         "_proxies",
         "_scrubber",
+        "_version",
         "base_url",
         "host",
         "identity",
@@ -276,6 +288,7 @@ class Target:
     _headers: Pairs
     _proxies: Pairs
     _scrubber: Scrubber
+    _version: str
 
     def __init__(
         self,
@@ -284,6 +297,7 @@ class Target:
         headers: Pairs = (),
         proxies: Pairs = (),
         verify: bool | str = True,  # noqa: FBT001, FBT002 - the name requests gave it, and its default
+        version: str = API_VERSION,
     ) -> None:
         url = urlsplit(base_url)
         put = functools.partial(object.__setattr__, self)
@@ -294,6 +308,7 @@ class Target:
         put("_key", key)
         put("_headers", headers)
         put("_proxies", proxies)
+        put("_version", version)
         told = [key.reveal(), *(part for name, value in headers for part in (name.lower(), value.reveal()))]
         put("identity", (base_url, Secret("\n".join(told)).fingerprint))
 
@@ -304,7 +319,7 @@ class Target:
         return f"Target({self.base_url!r})"
 
     def _identity(self) -> tuple[object, ...]:
-        return (self.base_url, self._key, self._headers, self.pool_key)
+        return (self.base_url, self._version, self._key, self._headers, self.pool_key)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Target) and other._identity() == self._identity()
@@ -314,7 +329,8 @@ class Target:
 
     def url_for(self, model: str) -> str:
         """Return the URL that streams `model`'s answers; `InvalidRequestError` where it can be no name."""
-        return f"{self.base_url}/{API_VERSION}/{model_path(model)}:streamGenerateContent?alt=sse"
+        root = f"{self.base_url}/{self._version}" if self._version else self.base_url
+        return f"{root}/{model_path(model)}:streamGenerateContent?alt=sse"
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
         """Return what is equal for requests that share a quota: one's 429 is a word to all of them."""
@@ -480,6 +496,24 @@ def _base(given: object, env: _Environment) -> SplitResult:
     return url
 
 
+def _version(given: object, base: SplitResult, env: _Environment) -> str:
+    """Return the API's version, `""` where the base URL ends in one."""
+    where, version = "api_version", given
+    in_base = _VERSION.fullmatch(base.path.rstrip("/").rpartition("/")[2])
+    if given is None:
+        if in_base:
+            return ""
+        where, version = "GOOGLE_GENAI_API_VERSION", env.get("GOOGLE_GENAI_API_VERSION") or API_VERSION
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        shown = repr(version[:30]) if isinstance(version, str) else type(version).__name__
+        raise InvalidRequestError(f"{where} must be a version like 'v1beta' or 'v1', not {shown}")
+    if in_base and version != in_base[0]:
+        raise InvalidRequestError(
+            f"api_version is {version!r}, and the base URL ends in {in_base[0]!r}: give one of the two"
+        )
+    return "" if in_base else version
+
+
 def _split(text: str) -> SplitResult | None:
     """Return a URL's parts; `None` where it is none. `urlsplit` itself drops control characters."""
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
@@ -613,7 +647,9 @@ def _gemini(*values: Any) -> Gemini:
     """Rebuild an endpoint from a copy's or a pickle's values."""
     endpoint = Gemini.__new__(Gemini)
     for name, value in zip(
-        ("api_key", "base_url", "_headers", "_proxies", "verify", "allow_plain_http"), values, strict=True
+        ("api_key", "base_url", "_headers", "_proxies", "verify", "allow_plain_http", "api_version"),
+        values,
+        strict=True,
     ):
         object.__setattr__(endpoint, name, value)
     return endpoint
