@@ -8,15 +8,19 @@ The rules:
 
 - No more than `AT_ONCE` streams are between their thread's start and their request. The others wait here, where they
   cost no thread.
-- Who hangs there, in a resolver or a connect, holds the others up for `PATIENCE` seconds and no longer.
-- In the order of asking. What waits here outlives the supervisor.
+- They are launched by turns: each tenant of each service (`Target.identity`) gets its turn, and its streams are
+  launched in the order of asking. So a tenant whose service swallows connects has as many places as it can fill, but
+  it is not served twice before another tenant's stream that waits.
+- A stream that hangs in a resolver or a connect does not use the interpreter. Where all places are taken, one more
+  stream is launched after `PATIENCE` seconds; and a stream that has hung for `STUCK` seconds holds no place any more.
+- What waits here outlives the supervisor.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from pykka_supervisor.timers import SYSTEM_CLOCK
@@ -28,6 +32,8 @@ __all__ = ["Launches"]
 
 AT_ONCE = 32
 PATIENCE = 0.02
+STUCK = 0.1
+"""Ten times what a launch takes where many are made: fewer, and a slow machine would launch all at once."""
 
 
 class Launches:
@@ -35,7 +41,9 @@ class Launches:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._waiting: deque[Session] = deque()  # the supervisor's
+        # The supervisor's: those that wait, by tenant, the one whose turn is next first.
+        self._waiting: OrderedDict[Hashable, deque[Session]] = OrderedDict()
+        self._launched: deque[tuple[float, Session]] = deque()  # the supervisor's, with the time of each
         self._under_way: set[Session] = set()
         self._latest = 0.0
         self._woken = False
@@ -43,7 +51,11 @@ class Launches:
 
     def add(self, session: Session) -> None:
         """Queue a session; in the supervisor's thread."""
-        self._waiting.append(session)
+        tenant = session.target.identity
+        queue = self._waiting.get(tenant)
+        if queue is None:
+            queue = self._waiting[tenant] = deque()
+        queue.append(session)
 
     def next(self) -> Session | None:
         """Take the session that is to be launched now, if one is; in the supervisor's thread."""
@@ -51,7 +63,10 @@ class Launches:
         if not self._waiting:
             return None
         now = time.monotonic()
-        if len(self._under_way) >= AT_ONCE:
+        launched, under_way = self._launched, self._under_way
+        while launched and (now - launched[0][0] >= STUCK or launched[0][1] not in under_way):
+            under_way.discard(launched.popleft()[1])
+        if len(under_way) >= AT_ONCE:
             left = self._latest + PATIENCE - now
             if left > 0:
                 if not self._timed:
@@ -59,8 +74,12 @@ class Launches:
                     SYSTEM_CLOCK.call_later(left, self._ring)
                 return None
         self._latest = now
-        session = self._waiting.popleft()
-        self._under_way.add(session)
+        tenant, queue = self._waiting.popitem(last=False)
+        session = queue.popleft()
+        if queue:
+            self._waiting[tenant] = queue  # behind the other tenants
+        under_way.add(session)
+        launched.append((now, session))
         return session
 
     def out(self, session: Session) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import StartManager
 from gemini_streams import GetStats, RetryPolicy, StreamComplete, StreamError
@@ -16,13 +20,17 @@ from pykka_supervisor.testing import Probe
 
 
 class Session:
-    """As far as a launch needs one: something to tell apart."""
+    """As far as a launch needs one: something to tell apart, of a tenant."""
+
+    def __init__(self, tenant: str = "one") -> None:
+        self.target = SimpleNamespace(identity=("url", tenant))
 
 
 def test_no_more_than_so_many_are_between_their_start_and_their_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pace, "PATIENCE", 3600.0)
+    monkeypatch.setattr(pace, "STUCK", 3600.0)
     woken: list[None] = []
     launches = Launches(lambda: woken.append(None))
     sessions: list[Any] = [Session() for _ in range(3 * AT_ONCE)]
@@ -40,6 +48,79 @@ def test_no_more_than_so_many_are_between_their_start_and_their_request(
     launches.out(first[-2])
     assert woken == [None]  # once is enough until the supervisor looks
     assert launches.next() is sessions[AT_ONCE]
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=40),
+    st.lists(st.sampled_from(["launch", "out", "end"]), max_size=80),
+)
+def test_tenants_are_served_by_turns_and_each_in_the_order_of_asking(
+    asked: list[str], steps: list[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pace, "PATIENCE", 3600.0)
+        patched.setattr(pace, "STUCK", 3600.0)
+        patched.setattr(pace, "AT_ONCE", 4)
+        patched.setattr(SYSTEM_CLOCK, "call_later", lambda *_: None)
+        launches = Launches(lambda: None)
+        waiting: list[Any] = [Session(tenant) for tenant in asked]
+        for session in waiting:
+            launches.add(session)
+        under_way: list[Any] = []
+        turns: list[str] = []
+        for step in [*steps, *["out", "launch"] * len(asked)]:
+            if step != "launch":
+                if under_way:
+                    launches.out(under_way.pop(0 if step == "out" else -1))
+                continue
+            launched: Any = launches.next()
+            if launched is None:
+                assert len(under_way) == 4 or not waiting
+                continue
+            tenant = launched.target.identity[1]
+            assert launched is next(s for s in waiting if s.target.identity[1] == tenant)
+            waiting.remove(launched)
+            under_way.append(launched)
+            turns.append(tenant)
+            assert len(under_way) <= 4
+            # Between two turns of one tenant, each other one that waits has had its own.
+            before = "".join(turns[:-1])
+            if tenant in before:
+                since = set(before[before.rindex(tenant) :])
+                assert {s.target.identity[1] for s in waiting} <= since
+        assert not waiting
+
+
+def test_what_hangs_holds_no_place_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "PATIENCE", 3600.0)
+    monkeypatch.setattr(SYSTEM_CLOCK, "call_later", lambda *_: None)
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    launches = Launches(lambda: None)
+    for _ in range(3 * AT_ONCE):
+        launches.add(cast("Any", Session()))
+    for launched in (AT_ONCE, AT_ONCE, AT_ONCE):
+        assert sum(launches.next() is not None for _ in range(2 * AT_ONCE)) == launched
+        now[0] += pace.STUCK
+
+
+def test_another_tenant_waits_for_a_moment_only(
+    gemini: LocalGemini, manager: StartManager, probe: Probe
+) -> None:
+    """Behind a hundred and fifty streams of one tenant whose service swallows connects."""
+    gemini.on("why", Reply("one"))
+    nowhere = gemini.endpoint.__class__(api_key="another", base_url=gemini.unconnectable_url())
+    ref = manager(max_streams=200, connect_timeout=1.5, shutdown=0.2, retry=RetryPolicy(attempts=1))
+    ref.start_stream("why", subscriber=probe.ref)
+    probe.expect(StreamComplete)
+    with Probe() as lost:
+        for _ in range(150):
+            ref.start_stream("why", subscriber=lost.ref, endpoint=nowhere)
+        begun = time.monotonic()
+        ref.start_stream("why", subscriber=probe.ref)
+        probe.expect(StreamComplete)
+        assert time.monotonic() - begun < 1.0  # 2.4 s and more, where they stand in one line
+        ref.stop(timeout=20)
 
 
 def test_who_hangs_in_a_connect_holds_the_others_up_for_a_moment_only(
