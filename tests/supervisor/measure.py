@@ -1,11 +1,17 @@
 """Figures of the supervisor: `python tests/supervisor/measure.py` prints them; the functions return them.
 
+`measure.py among 1000 5000 20000` prints what one operation costs among so many children. On Linux a thread that waits
+stands in a hash table of the kernel's, which from 6.16 on has 4 slots for each CPU of a process, and 16 at least: with
+20,000 waiting threads the kernel's search for the one to wake is most of the cost of anything that wakes a thread.
+`measure.py among 20000 --slots 65536` sets that table's size, to see what is this package's own.
+
 CPU time is the process's, all threads together. Each figure is the best of a few rounds, since the
 machine may be doing something else.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import random
@@ -20,11 +26,14 @@ import pykka
 
 from pykka_supervisor import (
     ChildSpec,
+    Down,
     DynamicSupervisor,
     Mailbox,
     SupervisedActor,
     Supervisor,
+    demonitor,
     kill,
+    monitor,
 )
 from pykka_supervisor._pykka import Envelope
 from pykka_supervisor.testing import await_restart
@@ -146,6 +155,78 @@ def ends_by_itself_us(count: int = 5_000) -> dict[str, float]:
     return {"all_cpu_us": total / count * 1e6, "supervisor_cpu_us": spent / count * 1e6}
 
 
+def among(count: int, groups: int = 8, size: int = 60) -> dict[str, float]:
+    """CPU µs of one operation among so many dynamic children, or monitors of one actor; the best of some groups.
+
+    The creation of a thread is measured by itself: a start and a restart make one.
+    """
+    threading.stack_size(256 * 1024)
+    sup = DynamicSupervisor.start(max_restarts=1_000_000)
+    spec = ChildSpec(_Sink)
+    refs = [sup.start_child(spec) for _ in range(count)]
+    old = random.Random(1).sample(refs, groups * size)
+    new: list[Any] = []
+    result: dict[str, float] = {}
+
+    def measure(
+        name: str,
+        operation: Callable[[Any], object],
+        on: list[Any] | None = None,
+        clock: Callable[[], float] = time.process_time,
+    ) -> None:
+        items = on if on is not None else list(range(groups * size))
+        taken = []
+        for group in range(groups):
+            time.sleep(0.01)  # what the one before has set going comes to rest
+            begun = clock()
+            for item in items[group * size : (group + 1) * size]:
+                operation(item)
+            taken.append((clock() - begun) / size * 1e6)
+        result[name] = min(taken)
+
+    def back_after(end: Callable[[Any], object]) -> Callable[[Any], object]:
+        def both(ref: Any) -> None:
+            end(ref)
+            ref.ask("back", timeout=30)
+
+        return both
+
+    def bare(_: Any) -> None:
+        thread = threading.Thread(target=int, daemon=True)
+        thread.start()
+        thread.join()
+
+    measure("a bare thread, started and joined", bare)
+    measure("ask", lambda ref: ref.ask("x"), old)
+    measure("start_child", lambda _: new.append(sup.start_child(spec)))
+    measure("crash and restart", back_after(lambda ref: ref.tell("crash")), old)
+    measure("kill and restart", back_after(kill), old)
+    measure("terminate_child, young", sup.terminate_child, new)
+    measure("terminate_child, old", sup.terminate_child, old)
+    watched = next(ref for ref in refs if ref.is_alive())
+    told = [monitor(watched, notify=_ignore) for _ in range(count)]
+    # These two are work of the calling thread alone.
+    measure(
+        "monitor, of one actor",
+        lambda _: told.append(monitor(watched, notify=_ignore)),
+        clock=time.thread_time,
+    )
+    random.Random(2).shuffle(told)
+    measure("demonitor", demonitor, told, time.thread_time)
+    for one in told:
+        demonitor(one)
+    left = sup.count_children().specs
+    begun = time.process_time()
+    sup.stop()
+    result["a child's share of the end"] = (time.process_time() - begun) / left * 1e6
+    threading.stack_size(0)
+    return result
+
+
+def _ignore(_: Down) -> None:
+    """Nothing."""
+
+
 def _thread_cpu(ref: Any) -> float:
     thread = ref._cell.incarnation.thread
     return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
@@ -182,9 +263,24 @@ def actor_kib(count: int = 2_000) -> float:
     return used / count / 1024
 
 
+def _print_among(arguments: list[str]) -> None:
+    if "--slots" in arguments:
+        at = arguments.index("--slots")
+        set_futex_hash, to_slots = 78, 1
+        ctypes.CDLL(None).prctl(set_futex_hash, to_slots, int(arguments[at + 1]), 0, 0)
+        del arguments[at : at + 2]
+    rows = {count: among(int(count)) for count in arguments}
+    print(f"{'CPU µs among':36}", *(f"{count:>8}" for count in rows))  # noqa: T201
+    for name in next(iter(rows.values())):
+        print(f"{name:36}", *(f"{row[name]:8.1f}" for row in rows.values()))  # noqa: T201
+
+
 def main() -> None:
-    """Print all figures."""
+    """Print all figures, or those that are asked for."""
     logging.getLogger("pykka_supervisor").setLevel(logging.CRITICAL)
+    if sys.argv[1:2] == ["among"]:
+        _print_among(sys.argv[2:])
+        return
     print(f"Python {sys.version.split()[0]}")  # noqa: T201
     plain, supervised = _PlainSink.start(), _Sink.start()
     sup = Supervisor.start([_Sink])
