@@ -218,6 +218,11 @@ class Answer:
         return self._last.finish_reason if isinstance(self._last, StreamComplete) else None
 
     @property
+    def finish_message(self) -> str | None:
+        """What the service says of `finish_reason` in words, where it says anything."""
+        return self._last.finish_message if isinstance(self._last, StreamComplete) else None
+
+    @property
     def done(self) -> bool:
         """The last message has come, whichever, or the request was refused."""
         return self._last is not None or self._refusal is not None

@@ -242,7 +242,10 @@ def _unfinished(last: object) -> str:
         return "the answer is not whole; ask again"
     if last.block_reason is not None:
         return f"the prompt was blocked ({last.block_reason}); ask in other words"
-    return f"the answer is not whole: it ended with {last.finish_reason}; ask for less, or in other words"
+    why = f" ({last.finish_message})" if last.finish_message else ""
+    return (
+        f"the answer is not whole: it ended with {last.finish_reason}{why}; ask for less, or in other words"
+    )
 
 
 # -- the demonstration: what is shown --------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ def test_a_program_of_the_documents(block: Block, gemini: LocalGemini, tmp_path:
 
 
 def test_a_type_checker_has_no_complaint(tmp_path: Path) -> None:
-    """`mypy --strict`, as a reader runs it on a program of the documents."""
+    """`mypy --strict`, as a reader runs it on a program of the documents; and on what it is to know and to refuse."""
+    (tmp_path / "typed.py").write_text((Path(__file__).parent / "typed.py").read_text())
     for block in blocks():
         (tmp_path / f"{Path(block.document).stem.replace('-', '_')}_{block.line}.py").write_text(block.code)
     command = [

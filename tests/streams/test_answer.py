@@ -147,6 +147,12 @@ def test_the_error_that_is_raised_is_a_copy() -> None:
     assert error.__traceback__ is None
 
 
+def test_the_finish_message_is_the_streams() -> None:
+    last = StreamComplete("s", 1, "SAFETY", None, None, 1, 1.0, 0.1, None, "The answer was about that.")
+    assert folded(event(0, "one"), last).finish_message == "The answer was about that."
+    assert (Answer().finish_message, folded(event(0, "one"), complete()).finish_message) == (None, None)
+
+
 def test_the_tag_is_the_streams() -> None:
     tag = object()
     assert folded(StreamEvent("s", 1, 0, {}, tag)).tag is tag

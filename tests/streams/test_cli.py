@@ -372,6 +372,9 @@ def test_ask_shows_each_event_when_it_comes(gemini: LocalGemini) -> None:
     assert process.returncode == 0
 
 
+REFUSED = {"candidates": [{"finishReason": "SAFETY", "finishMessage": "Not that."}]}
+
+
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]
@@ -428,7 +431,8 @@ def test_ask_does_not_repeat_what_it_has_printed(gemini: LocalGemini) -> None:
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (Reply("cut short", finish_reason="MAX_TOKENS"), "it ended with MAX_TOKENS"),
+        (Reply("cut short", finish_reason="MAX_TOKENS"), "it ended with MAX_TOKENS; ask"),
+        (Reply(events=[REFUSED]), "it ended with SAFETY (Not that.); ask"),
         (Reply(events=[{"promptFeedback": {"blockReason": "SAFETY"}}]), "the prompt was blocked (SAFETY)"),
     ],
 )
