@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytest
+from hypothesis import settings
 
 from gemini_streams import ManagerActor, ManagerRef
 from gemini_streams.testing import LocalGemini
@@ -16,6 +17,10 @@ from streams.helpers import BatchProbe
 
 if TYPE_CHECKING:
     from gemini_streams import Gemini
+
+
+settings.register_profile("crowded", deadline=None)  # how long one example takes is the machine's business
+settings.load_profile("crowded")
 
 
 class StartManager(Protocol):

@@ -225,6 +225,8 @@ class StreamEvent(msgspec.Struct, frozen=True):
 class StreamRestarting(msgspec.Struct, frozen=True):
     """The stream goes on in a new attempt after `delay` seconds; its next event has sequence `resume_at`.
 
+    It takes longer where other streams wait for the same quota (see docs/errors.md, "Quotas").
+
     What was received before `resume_at` stands; what was received from it on is void (0: everything).
     """
 

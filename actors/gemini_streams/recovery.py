@@ -140,7 +140,7 @@ def _after(session: Session, reason: Exit) -> float | None:
     if known is not None:  # its thread has ended as well, before the policy's `retryable` has answered
         return session.failed(known)
     error = _error_of(session, reason)
-    if session.options.retry.retryable is None or isinstance(reason, StartFailed):
+    if session.ended or session.options.retry.retryable is None or isinstance(reason, StartFailed):
         return session.failed(error)
     session.retire(error)
     return 0.0  # the next incarnation asks, in its own thread, before it does anything else

@@ -20,6 +20,7 @@ thread rings.
 from __future__ import annotations
 
 import random
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ __all__ = ["Attempt", "Retired", "Session"]
 _log = get_logger(__name__)
 _decoder = msgspec.json.Decoder()
 
+_ENUM_VALUE = re.compile("[A-Z0-9_]{1,64}")
 _HUNG_AFTER = 1.0
 """Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
 
@@ -578,23 +580,29 @@ class Session:
         meaning = attempt.meaning
         first = self._first_event_at
         usage = self.usage()
+        finish_reason, block_reason = self._said(meaning.finish_reason), self._said(meaning.block_reason)
+        finish_message = self._said(meaning.finish_message, 2000)
         if not self._finish(
             "completed",
             lambda s: StreamComplete(
                 self.stream_id,
                 s.count_of(self.attempts),
-                meaning.finish_reason,
-                meaning.block_reason,
+                finish_reason,
+                block_reason,
                 usage,
                 self.attempts,
                 self.duration,
                 None if first is None else first - self.started_mono,
                 self.tag,
-                meaning.finish_message,
+                finish_message,
             ),
             attempt=attempt,
         ):
             raise Retired
+
+    def _said(self, word: str | None, most: int = 300) -> str | None:
+        """Return a server's word as a last message repeats it: an enum's value, or without our secrets and cut."""
+        return word if word is None or _ENUM_VALUE.fullmatch(word) else self.target.words(word, most)
 
     # -- the supervisor's thread -------------------------------------------------------------------------------------
 

@@ -15,12 +15,14 @@ import pytest
 
 from conftest import StartManager
 from gemini_streams import (
+    Answer,
     APIError,
     Gemini,
     GetStreamInfo,
     InvalidRequestError,
     ManagerActor,
     RetryPolicy,
+    StreamComplete,
     StreamCrashedError,
     StreamError,
     StreamExistsError,
@@ -152,6 +154,25 @@ def test_a_servers_words(
     ref.stop(timeout=10)
     check([record.getMessage() + repr(record.args) for record in lines.records])
     assert lines.records
+
+
+def test_the_words_of_a_whole_answer(gemini: LocalGemini, manager: StartManager, probe: Probe) -> None:
+    gemini.keys = None
+    candidate = {"finishReason": f"BAD {KEY}{LONG}", "finishMessage": f"for {_each('%{0:02x}')(KEY)}{LONG}"}
+    gemini.on("finish", Reply(events=[{"candidates": [candidate]}]))
+    gemini.on("block", Reply(events=[{"promptFeedback": {"blockReason": f"FOR_{KEY}"}}]))
+    ref = manager(endpoint=Gemini(api_key=KEY, base_url=gemini.url))
+    for prompt in ("finish", "block"):
+        answer = Answer()
+        stream_id = ref.start_stream(prompt, subscriber=probe.ref)
+        last = last_of(probe, stream_id)
+        assert isinstance(last, StreamComplete)
+        for message in [m for m in probe.messages if m.stream_id == stream_id]:
+            answer.add(message)
+        assert answer.error is not None
+        check([*shown(answer.error), repr(last)])
+        assert len(str(answer.error)) < 400
+    assert last.block_reason == "FOR_[key]"
 
 
 # -- proxies
