@@ -11,7 +11,10 @@ from __future__ import annotations
 import pickle
 import traceback
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = [
     "GAVE_UP",
@@ -149,9 +152,13 @@ def is_abnormal(reason: Exit) -> bool:
     return not isinstance(reason, (Normal, Shutdown))
 
 
-def forget_frames(exception: BaseException) -> None:
-    """Let the frames of an exception's tracebacks, and its chain's, go of what they worked on; the text stays."""
-    for one in _chain(exception):
+def forget_frames(exception: BaseException, trace: TracebackType) -> None:
+    """Let the frames of an exception's traceback, and of its chain's, go of what they worked on; the text stays.
+
+    `trace` is the traceback as this thread has it: another thread may have raised the exception again.
+    """
+    traceback.clear_frames(trace)
+    for one in _chain(exception)[1:]:
         traceback.clear_frames(one.__traceback__)
 
 

@@ -854,9 +854,11 @@ class Incarnation(Receiver):
                 self._last_hook(actor, reason, failure)
             if failure is not None and self.answered:
                 # The asker has it too, and would keep what these frames worked on.
-                forget_frames(failure[1])
+                forget_frames(*failure[1:])
         finally:
-            failure = None  # its frames hold this one
+            # Its frames hold this one, and an asker may hold those.
+            failure = None
+            del actor
         return reason
 
     def _last_hook(self, actor: SupervisedActor, reason: Exit, failure: tuple[Any, Any, Any] | None) -> None:
@@ -976,6 +978,21 @@ class Incarnation(Receiver):
         self.deferring = self.reply_to = None
         return taken
 
+    def _answer_error(self, error: BaseException) -> None:
+        """Answer the ask in hand with what its handler raised, without the frame of the caller of this."""
+        deferring, pending = self._take_pending()
+        trace = None if error.__traceback__ is None else error.__traceback__.tb_next
+        BaseException.with_traceback(error, trace)
+        told: Any = (type(error), error, trace)
+        if not isinstance(error, Exception):
+            # An asker must not be ended by what ended this actor.
+            dead = pykka.ActorDeadError(f"{self.cell} died of {type(error).__name__}")
+            told = (pykka.ActorDeadError, dead, None)
+        if pending is not None:
+            answer_exception(pending, told)
+        elif deferring is not None:
+            deferring.set_exc_info(told)
+
     def _answer(
         self,
         actor: SupervisedActor,
@@ -996,19 +1013,9 @@ class Incarnation(Receiver):
                 self._run_batch(actor, message)
                 response = None
         except BaseException as error:
-            deferring, pending = self._take_pending()
-            # Without this frame, which holds the future that is to hold the exception.
-            trace = None if error.__traceback__ is None else error.__traceback__.tb_next
-            BaseException.with_traceback(error, trace)
-            told: Any = (type(error), error, trace)
-            if not isinstance(error, Exception):
-                # An asker must not be ended by what ended this actor.
-                dead = pykka.ActorDeadError(f"{self.cell} died of {type(error).__name__}")
-                told = (pykka.ActorDeadError, dead, None)
-            if pending is not None:
-                answer_exception(pending, told)
-            elif deferring is not None:
-                deferring.set_exc_info(told)
+            self._answer_error(error)
+            # The frames that the asker gets lead back to this one.
+            del actor, on_receive, message, reply_to
             if not isinstance(error, Exception):
                 raise
             if self.cell.crash_on == "any" and kind != _INTERNAL:
