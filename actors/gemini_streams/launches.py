@@ -43,8 +43,7 @@ class Launches:
         self._wake = wake
         # The supervisor's: those that wait, by tenant, the one whose turn is next first.
         self._waiting: OrderedDict[Hashable, deque[Session]] = OrderedDict()
-        self._launched: deque[tuple[float, Session]] = deque()  # the supervisor's, with the time of each
-        self._under_way: set[Session] = set()
+        self._under_way: dict[Session, float] = {}  # and when each was launched
         self._latest = 0.0
         self._woken = False
         self._timed = False
@@ -63,9 +62,11 @@ class Launches:
         if not self._waiting:
             return None
         now = time.monotonic()
-        launched, under_way = self._launched, self._under_way
-        while launched and (now - launched[0][0] >= STUCK or launched[0][1] not in under_way):
-            under_way.discard(launched.popleft()[1])
+        under_way = self._under_way
+        if len(under_way) >= AT_ONCE:
+            for hanging, since in under_way.copy().items():
+                if now - since >= STUCK:
+                    under_way.pop(hanging, None)
         if len(under_way) >= AT_ONCE:
             left = self._latest + PATIENCE - now
             if left > 0:
@@ -78,13 +79,12 @@ class Launches:
         session = queue.popleft()
         if queue:
             self._waiting[tenant] = queue  # behind the other tenants
-        under_way.add(session)
-        launched.append((now, session))
+        under_way[session] = now
         return session
 
     def out(self, session: Session) -> None:
         """Take note, from any thread, that a session's request is out, or never will be."""
-        self._under_way.discard(session)
+        self._under_way.pop(session, None)
         if self._waiting and len(self._under_way) < AT_ONCE // 2:
             self._wake_once()
 

@@ -274,6 +274,8 @@ class ManagerActor(SupervisedActor):
         stream_id: Any = request.stream_id
         if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
             raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
+        if stream_id is not None:
+            stream_id = _named(stream_id)
         built = build_request(request.contents, options.config)
         target = self._target(options.endpoint)
         if stream_id is not None:
@@ -287,7 +289,7 @@ class ManagerActor(SupervisedActor):
                 for ref in subscribers:
                     if session.join(ref) is not None:
                         self._table.watch(ref, session)
-                return stream_id
+                return session.stream_id
         patient = isinstance(request, PatientStart)
         self._table.check_admission(patient=patient)
         fresh = uuid.uuid4().hex
@@ -424,7 +426,7 @@ def _unknown(message: Any) -> None:
 def _named(stream_id: Any) -> str:
     if not isinstance(stream_id, str):
         raise InvalidRequestError(f"a stream_id is a string, not {type(stream_id).__name__}")
-    return stream_id
+    return str.__str__(stream_id)  # no subclass: it is a key of tables, looked up with a lock held
 
 
 def _subscriber(given: Any) -> pykka.ActorRef[Any]:

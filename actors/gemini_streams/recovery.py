@@ -36,11 +36,11 @@ from pykka_supervisor import (
     Shutdown,
     StartFailed,
     before_end,
-    monitor,
     supervisor_of,
 )
 from pykka_supervisor.errors import ChildNotFoundError
 from pykka_supervisor.log import get_logger
+from pykka_supervisor.monitor import monitor_directly
 
 if TYPE_CHECKING:
     from pykka_supervisor import Clock
@@ -81,7 +81,7 @@ class StreamSupervisor(DynamicSupervisor):
                 timeout=self._shutdown + _END_GRACE,
             )
             told = functools.partial(_tree_ended, self._table, self._connections, self._clock, ending)
-            monitor(root, notify=told)
+            monitor_directly(root, told)
         self._launch()  # who has waited while there was no supervisor
 
     def on_receive(self, message: Any) -> None:

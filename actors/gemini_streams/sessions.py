@@ -37,7 +37,8 @@ from gemini_streams.errors import (
 from gemini_streams.launches import Launches
 from gemini_streams.messages import ManagerStats, Status
 from gemini_streams.safely import safely
-from pykka_supervisor import Down, MonitorRef, demonitor, monitor
+from pykka_supervisor import Down, MonitorRef, demonitor
+from pykka_supervisor.monitor import monitor_directly
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -250,12 +251,17 @@ class Sessions:
             self._linger_timer = self._clock.call_later(left, self._forget_due)
 
     def _forget_due(self) -> None:
+        forgotten: list[
+            Session
+        ] = []  # without the lock: a tag that is let go may run code of the application's
         with self._lock:
             self._linger_timer = None
             now = self._clock.monotonic()
             while self._lingering and self._lingering[0][0] <= now:
-                self._forget(self._lingering.popleft()[1])
+                forgotten.append(self._lingering.popleft()[1])
+                self._forget(forgotten[-1])
             self._watch_lingering()
+        forgotten.clear()
 
     def _forget(self, session: Session) -> None:
         """Drop an ended stream. With the lock held."""
@@ -267,10 +273,11 @@ class Sessions:
         """Drop what lingers: the tree has ended, and nobody can ask any more. Started again, it begins anew."""
         with self._lock:
             timer, self._linger_timer = self._linger_timer, None
-            self._lingering.clear()
-            self._past_events += sum(session.events_count for session in self._sessions.values())
-            self._sessions.clear()
+            lingering, self._lingering = self._lingering, deque()
+            sessions, self._sessions = self._sessions, {}
+            self._past_events += sum(session.events_count for session in sessions.values())
             self._draining = False
+        del lingering, sessions
         if timer is not None:
             timer.cancel()
 
@@ -347,7 +354,7 @@ class Sessions:
             demonitor(watched.monitor)
 
     def _monitor(self, ref: pykka.ActorRef[Any], watched: _Watched) -> None:
-        told = watched.monitor = monitor(ref, notify=lambda down: self._down(ref, watched, down))
+        told = watched.monitor = monitor_directly(ref, lambda down: self._down(ref, watched, down))
         with self._lock:
             left = self._watched.get(ref.actor_urn) is not watched
         if left:

@@ -1041,7 +1041,8 @@ def answer(reply_to: pykka.Future[Any], value: Any) -> None:
     """Set a future that its asker may have set already, or whose `set` may raise."""
     try:
         reply_to.set(value)
-    except Exception as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001 - a future may be the asker's own
+        contain(error)
         _log.debug("answer_not_taken", exc_info=error)
 
 
@@ -1049,7 +1050,8 @@ def answer_exception(reply_to: pykka.Future[Any], exc_info: Any) -> None:
     """Set the exception of such a future."""
     try:
         reply_to.set_exception(exc_info)
-    except Exception as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001
+        contain(error)
         _log.debug("answer_not_taken", exc_info=error)
 
 

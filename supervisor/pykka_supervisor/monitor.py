@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pykka
 
 from . import _pykka, forks
+from .apart import call_apart, serves_others, tell_apart
 from .exits import GAVE_UP, Exit, Gone, Killed, NoProc, is_abnormal
 from .incarnation import Cell, Incarnation, current_incarnation
 from .log import get_logger
@@ -100,13 +101,27 @@ def monitor(
 
     `notify` is a function, or the ref of an actor that is told the `Down`; None is the present incarnation
     of the calling actor, which must then be a supervised one (RuntimeError otherwise). A function is called
-    exactly once and must not block: in the thread of the actor that ends, in that of its supervisor where it
-    is to be restarted, in the timer thread for a plain Pykka actor, and in the caller's, before this returns,
-    for one that is dead already: then the reason is `NoProc`.
+    exactly once: in the thread of the actor that ends, and in the caller's, before this returns, for one that is
+    dead already: then the reason is `NoProc`. Where a supervisor or the timer thread notices the end, the function
+    is called in a thread of its own, since those serve others.
 
     One-shot: who wants to follow an actor through its restarts calls it again at a `Down` with
     `restarting`. The end of a plain Pykka actor is noticed within a second; its reason is `Gone`.
     """
+    return _monitor(ref, _apart(notify) if callable(notify) else notify)
+
+
+def monitor_directly(ref: pykka.ActorRef[Any], notify: Callable[[Down], None]) -> MonitorRef:
+    """As `monitor`, for a function of these packages' own, which never blocks: it is called where the end is noticed.
+
+    That is the thread of the actor that ends, its supervisor's, or the timer thread.
+    """
+    return _monitor(ref, notify)
+
+
+def _monitor(
+    ref: pykka.ActorRef[Any], notify: Callable[[Down], None] | pykka.ActorRef[Any] | None
+) -> MonitorRef:
     given: object = ref
     if not isinstance(given, pykka.ActorRef):
         raise TypeError(f"what is monitored must be a pykka.ActorRef, not {given!r}")
@@ -185,15 +200,25 @@ def _notifier(notify: Callable[[Down], None] | pykka.ActorRef[Any] | None) -> Ca
     return notify
 
 
+def _apart(notify: Callable[[Down], None]) -> Callable[[Down], None]:
+    def tell(down: Down) -> None:
+        if serves_others():
+            call_apart(notify, lambda: notify(down))
+        else:
+            notify(down)
+
+    return tell
+
+
 def _teller(target: pykka.ActorRef[Any], only: Incarnation | None) -> Callable[[Down], None]:
     def tell(down: Down) -> None:
         # As in OTP, the monitors that an actor made for itself end with it: its successor makes its own.
         if only is not None and not only.is_current():
             return
         try:
-            target.tell(down)
+            tell_apart(target, down)
         except pykka.ActorDeadError:
-            _log.debug("down_for_the_dead", target=str(target))
+            _log.debug("down_for_the_dead", target=target)
 
     return tell
 
@@ -233,7 +258,7 @@ class _Link:
         self._watch()
 
     def _watch(self) -> None:
-        self._watching = monitor(self._other.ref, notify=self._went_down)
+        self._watching = monitor_directly(self._other.ref, self._went_down)
 
     def _went_down(self, down: Down) -> None:
         if down.restarting:
@@ -313,20 +338,23 @@ class _Sweeper:
 
     def _sweep(self) -> None:
         with self._lock:
-            ended: list[tuple[_Watched, Exit]] = []
-            unknown: list[_Watched] = []
-            for key, watched in list(self._watched.items()):
-                if not watched.ref.is_alive():
-                    ended.append((watched, Gone()))
-                    del self._watched[key]
-                elif watched.thread is not None:
-                    if not watched.thread.is_alive() and watched.ref.is_alive():
-                        ended.append((watched, Gone(zombie=True)))
-                        del self._watched[key]
-                elif watched.actor_id is not None:
-                    unknown.append(watched)
-            if unknown:
-                self._find_threads(unknown, ended)
+            all_watched = list(self._watched.values())
+        ended: list[tuple[_Watched, Exit]] = []
+        unknown: list[_Watched] = []
+        for watched in all_watched:  # without the lock: a ref may be of the application's own kind
+            if not _is_alive(watched.ref):
+                ended.append((watched, Gone()))
+            elif watched.thread is not None:
+                if not watched.thread.is_alive() and _is_alive(watched.ref):
+                    ended.append((watched, Gone(zombie=True)))
+            elif watched.actor_id is not None:
+                unknown.append(watched)
+        if unknown:
+            self._find_threads(unknown, ended)
+        with self._lock:
+            for watched, _ in ended:
+                if self._watched.get(id(watched.ref)) is watched:
+                    del self._watched[id(watched.ref)]
             self._timer = SYSTEM_CLOCK.call_later(_SWEEP_EVERY, self._sweep) if self._watched else None
         for watched, reason in ended:
             for told in list(watched.monitors.values()):
@@ -339,13 +367,21 @@ class _Sweeper:
         threads = _pykka.own_threads()
         for watched in unknown:
             watched.thread = threads.get(watched.actor_id or 0)
-            if watched.thread is not None or not watched.ref.is_alive():
+            if watched.thread is not None or not _is_alive(watched.ref):
                 continue
             # It may be registered and not quite started: once more, then it has none.
             watched.missing += 1
             if watched.missing > 1:
                 ended.append((watched, Gone(zombie=True)))
-                self._watched.pop(id(watched.ref), None)
+
+
+def _is_alive(ref: pykka.ActorRef[Any]) -> bool:
+    """Whether an actor says that it is alive; one that raises when it is asked does not."""
+    try:
+        return ref.is_alive()
+    except BaseException as error:  # noqa: BLE001 - a ref of the application's own kind
+        _log.warning("is_alive_failed", exc_info=error)
+        return False
 
 
 _sweeper = _Sweeper()

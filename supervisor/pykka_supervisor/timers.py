@@ -128,6 +128,10 @@ class SystemClock:
                 self._changed.notify()
         return timer
 
+    def is_own_thread(self) -> bool:
+        """Whether this is called in the timer thread."""
+        return self._thread is threading.current_thread()
+
     def pending(self) -> int:
         """How many timers are neither fired nor cancelled."""
         with self._changed:
@@ -195,7 +199,9 @@ def send_after(
     *,
     clock: Clock | None = None,
 ) -> Timer:
-    """Tell `ref` a message in `delay` seconds, from the clock's thread; `cancel_timer` takes it back.
+    """Tell `ref` a message in `delay` seconds; `cancel_timer` takes it back.
+
+    The clock's thread puts it, or, where the inbox is of an application's own kind, a thread of its own.
 
     A timer that a supervised actor sets for itself belongs to that incarnation: what replaces it
     never sees the message. A timer for another actor goes to whichever incarnation then lives. A
@@ -203,6 +209,7 @@ def send_after(
 
     `clock` is the calling actor's own by default (its supervisor's), else `SYSTEM_CLOCK`.
     """
+    from .apart import tell_apart  # noqa: PLC0415
     from .incarnation import current_incarnation  # noqa: PLC0415
 
     sender = current_incarnation()
@@ -214,9 +221,9 @@ def send_after(
         if own is not None and not own.is_current():
             return
         try:
-            ref.tell(message)
+            tell_apart(ref, message)
         except pykka.ActorDeadError:
-            _log.debug("timer_for_the_dead", target=str(ref))
+            _log.debug("timer_for_the_dead", target=ref)
 
     return clock.call_later(delay, deliver)
 

@@ -23,7 +23,7 @@ from gemini_streams.delivery import Subscription
 from gemini_streams.session import Session
 from gemini_streams.sessions import Sessions
 from gemini_streams.testing import LocalGemini, Reply
-from pykka_supervisor import SYSTEM_CLOCK, Timer
+from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe, TestClock
 from streams.helpers import LAST, eventually
 
@@ -34,7 +34,6 @@ STEPS = [
     (Sessions, "_pass_on"),
     (Sessions, "_tell"),
     (Subscription, "finish"),
-    (Timer, "cancel"),
 ]
 """What an end calls."""
 
@@ -176,6 +175,66 @@ def test_an_object_of_a_request_that_raises_is_answered_to_the_asker(
     assert ref.get_stats(timeout=5).started == 1
     assert ref.is_alive()
     eventually(lambda: any(isinstance(message, StreamEvent) for message in probe.messages))
+
+
+class _Text(str):
+    """A string that an application may give a name as; what compares it fails."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit
+
+    def __ne__(self, other: object) -> bool:
+        raise SystemExit
+
+    def __hash__(self) -> int:
+        raise SystemExit
+
+
+def test_names_are_plain_strings(gemini: LocalGemini, manager: StartManager, probe: Probe) -> None:
+    """They are keys of tables, which are looked up with a lock held."""
+    gemini.on("why", Reply("one two", hold_after=1))
+    ref = manager()
+    stream_id = ref.start_stream(
+        "why", subscriber=probe.ref, stream_id=_Text("mine"), model=_Text("gemini-test")
+    )
+    assert type(stream_id) is str
+    assert stream_id == "mine"
+    assert type(probe.expect(StreamEvent).stream_id) is str
+    assert ref.get_stream_info(_Text("mine")).status == "active"
+    assert ref.stop_stream(_Text("mine"))
+    assert isinstance(probe.expect(StreamStopped), StreamStopped)
+
+
+class _Session:
+    """As far as the table looks at one. What it holds may run code of the application's when it is let go."""
+
+    slot, patient, ref, events_count, status = False, False, None, 0, "completed"
+
+    def __init__(self, stream_id: str, let_go: Callable[[], object]) -> None:
+        self.stream_id = stream_id
+        self.let_go = let_go
+
+    def __del__(self) -> None:
+        self.let_go()
+
+
+@pytest.mark.parametrize("way", ["linger", "end of the tree"])
+def test_what_a_stream_lets_go_runs_under_no_lock(way: str) -> None:
+    clock, locked = TestClock(), list[bool]()
+    table = Sessions(max_streams=5, max_waiting=0, linger=5.0, clock=clock)
+    for number in range(3):
+        session: Any = _Session(f"{number}", lambda: locked.append(table._lock.locked()))
+        table.add(session)
+        table.ended(session, idle=False)
+    del session
+    assert not locked
+    if way == "linger":
+        clock.advance(6.0)
+    else:
+        table.forget_all()
+    assert locked == [False] * 3
 
 
 @pytest.mark.parametrize(

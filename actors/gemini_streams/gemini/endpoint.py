@@ -422,7 +422,8 @@ def model_path(model: object) -> str:
             f"{shown} is no model name: give one like 'gemini-flash-latest', 'models/gemini-flash-latest' or"
             " 'tunedModels/my-model' (letters, digits, '.', '-' and '_')"
         )
-    return model if "/" in model else f"models/{model}"
+    name = str.__str__(model)  # no subclass: it becomes a key under locks
+    return name if "/" in name else f"models/{name}"
 
 
 # -- from arguments and environment --------------------------------------------------------------------------
