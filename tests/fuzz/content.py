@@ -127,19 +127,23 @@ def _part(rng: Random, mark: Mark, odd: bool) -> dict[str, Any]:
     return text
 
 
+_STRANGE_CONTENTS: tuple[Any, ...] = ({}, None, 5, {"parts": None}, {"parts": {"text": "x"}}, {"parts": [3]})
+
+
 def _candidate(rng: Random, mark: Mark, odd: float, index: int, finish: str | None) -> dict[str, Any]:
     parts = [_part(rng, mark, rng.random() < odd) for _ in range(rng.choice([1, 1, 1, 2, 0]))]
     candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}}
-    if rng.random() < odd * 0.3:
-        candidate["content"] = rng.choice(
-            [{}, None, 5, {"parts": None}, {"parts": {"text": "x"}}, {"parts": [3]}]
-        )
+    strange = rng.choice(_STRANGE_CONTENTS)
+    if rng.random() < odd * 0.3 and finish is None:
+        candidate["content"] = strange
     if index or rng.random() < odd:
         candidate["index"] = index
     if finish is not None:
         candidate["finishReason"] = finish
         if rng.random() < odd:
             candidate["finishMessage"] = rng.choice(["because", "", None, 5])
+        if odd:  # a call that came in pieces ends before the answer does
+            parts.append({"functionCall": {"willContinue": False}})
     elif rng.random() < odd * 0.3:
         candidate["finishReason"] = "FINISH_REASON_UNSPECIFIED"
     return candidate
