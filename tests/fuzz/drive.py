@@ -16,7 +16,8 @@ from typing import Any
 
 import pykka
 
-from fuzz.plan import ATTEMPTS, Case, Deed, ReaderPlan, StreamPlan, key_of, make_case
+from fuzz.answer import Answer
+from fuzz.plan import ATTEMPTS, Case, Deed, ReaderPlan, StreamPlan, answer_to, key_of, make_case
 from fuzz.readers import Reader, read_by_iterator, start_reader
 from fuzz.server import HostileServer, Played, prompt
 from fuzz.watch import LogWatch, ManagerWatch, Metronome, peak_memory, reset_peak
@@ -46,6 +47,8 @@ class Evidence:
     """What a case has brought to light."""
 
     case: Case
+    bombs: bool = True
+    """Whether small bodies unfold to large ones."""
     readers: list[Reader] = field(default_factory=list)
     started: set[int] = field(default_factory=set)
     played: list[Played] = field(default_factory=list)
@@ -58,12 +61,20 @@ class Evidence:
     """Seconds that the machine kept the process waiting."""
     grown: int = 0
     """Bytes by which the process's peak of memory grew."""
+    _answers: dict[tuple[int, int], Answer] = field(default_factory=dict)
+
+    def answer(self, stream: int, request: int) -> Answer:
+        """Return what the server answers to the stream's request of this number."""
+        known = self._answers.get((stream, request))
+        if known is None:
+            known = self._answers[stream, request] = answer_to(self.case, stream, request, bombs=self.bombs)
+        return known
 
 
 def run_case(seed: int, number: int, *, small: bool = False, bombs: bool = True) -> Evidence:
     """Run a case and return what came of it."""
     case = make_case(seed, number, small=small)
-    evidence = Evidence(case)
+    evidence = Evidence(case, bombs)
     before = Before()
     with LogWatch() as log:
         reset_peak()

@@ -7,19 +7,20 @@ marks whose bytes each subscriber got, and holds every history against the five 
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import logging
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
 from fuzz.answer import LATE, Answer
 from fuzz.drive import Evidence
 from fuzz.marks import BEHIND, Mark, marks_in, strings_in
-from fuzz.plan import answer_to, key_of
+from fuzz.plan import key_of
 from fuzz.readers import Reader
 from gemini_streams import (
     APIError,
@@ -79,6 +80,7 @@ def _whose_bytes(evidence: Evidence, reader: Reader) -> Iterator[str]:
     """Every mark that a subscriber sees is of its own stream, in its place, in the order of the requests."""
     case = evidence.case
     plan = case.streams[reader.stream]
+    answer_to = functools.partial(evidence.answer, reader.stream)
     latest = -1
     places: dict[tuple[int, int], int] = {}
     attempt_of: dict[int, int] = {}
@@ -93,7 +95,7 @@ def _whose_bytes(evidence: Evidence, reader: Reader) -> Iterator[str]:
                     whose = "another tenant" if mark.tenant != plan.tenant else "another stream"
                     yield f"received bytes meant for {whose}: {mark} in {_short(message)}"
                 continue
-            answer = answer_to(case, reader.stream, mark.request)
+            answer = answer_to(mark.request)
             if mark.event == LATE:
                 continue
             if mark.event == BEHIND:
@@ -106,18 +108,12 @@ def _whose_bytes(evidence: Evidence, reader: Reader) -> Iterator[str]:
                 if mark.request < latest:
                     yield f"went back from request {latest} to {mark.request}: {_short(message)}"
                 latest = max(latest, mark.request)
-            yield from _its_place(case.seed, message, answer_of(evidence, reader), places, attempt_of)
-
-
-def answer_of(evidence: Evidence, reader: Reader) -> Any:
-    """Return a function from a request's number to the stream's answer to it."""
-    return lambda request: answer_to(evidence.case, reader.stream, request)
+            yield from _its_place(message, answer_to, places, attempt_of)
 
 
 def _its_place(
-    _seed: int,
     event: StreamEvent,
-    answer: Any,
+    answer: Callable[[int], Answer],
     places: dict[tuple[int, int], int],
     attempt_of: dict[int, int],
 ) -> Iterator[str]:
@@ -157,7 +153,7 @@ def _which_end(evidence: Evidence, reader: Reader) -> Iterator[str]:
         played = [one.request for one in evidence.played if one.stream == reader.stream]
         standing = _standing(messages)
         if played:
-            final = answer_to(case, reader.stream, max(played))
+            final = evidence.answer(reader.stream, max(played))
             if not final.can_complete or (final.hops and final.intact):
                 yield f"told that the answer is whole, and it is not: {final.recipe}"
             whole_view = reader.first == 0 and reader.after is None and plan.overflow == "pause"

@@ -6,6 +6,7 @@ seed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -30,7 +31,7 @@ from fuzz.server import Played
 from gemini_streams import APIError, StreamComplete, StreamError, StreamEvent
 
 SEED = int(os.environ.get("FUZZ_SEED") or 20261126)
-CASES = (5, 8, 10, 12, 16, 17)
+CASES = range(12)
 
 
 @pytest.mark.parametrize("number", CASES)
@@ -59,7 +60,7 @@ def test_a_seed_decides_everything() -> None:
 
 
 def test_a_sound_stream_is_answered_soundly() -> None:
-    for number in range(30):
+    for number in range(8):
         case = make_case(3, number)
         for stream in case.streams:
             for request in range(4):
@@ -142,11 +143,12 @@ class _Scene:
         self.case, self.stream, self.answer = self._find(sound)
         self.reader = Reader(self.stream, ReaderPlan("plain"))
         self.reader.due = True
-        self.evidence = Evidence(self.case, [self.reader], {self.stream})
+        self.evidence = Evidence(self.case, False, [self.reader], {self.stream})
         self.evidence.played = [Played(self.stream, 0, self.answer, 1, whole=True)]
         self.mark = Mark(self.case.number, self.case.streams[self.stream].tenant, self.stream, 0, 0)
 
     @staticmethod
+    @functools.cache
     def _find(sound: bool) -> tuple[Any, int, Answer]:
         for number in range(100):
             case = make_case(5, number)
