@@ -145,6 +145,8 @@ def _which_end(evidence: Evidence, reader: Reader) -> Iterator[str]:
         return
     last = messages[-1]
     plan = case.streams[reader.stream]
+    if any(mark.event == LATE for message in messages for mark in _marks(message)):
+        return  # it was sent in the moment of a request of the same tenant
     for message in messages:
         error = getattr(message, "error", None)
         if isinstance(error, StreamCrashedError) and not _killed(evidence, reader.stream):
