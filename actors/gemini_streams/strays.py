@@ -8,7 +8,8 @@ The rules:
 - A value begins where a line begins with `{` or `[`, and goes on until that closes, over as many lines as it takes.
 - An object is an event. In a list each element is one, and comes as a list of one.
 - A line break cannot stand inside a text of JSON's. So a line that is a field of an event stream never belongs to a
-  value, and ends one that has not closed: that is an event too, for somebody to say that it is no JSON.
+  value. It ends a value that has not closed; what has come of that is an event too, and `meaning` refuses it.
+- A line that JSON cannot go on with is left out, as WHATWG has it for lines that are no field.
 """
 
 from __future__ import annotations

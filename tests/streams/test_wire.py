@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -262,13 +263,20 @@ def test_the_last_message_has_candidate_0s_reason_and_its_words(
     assert (last.finish_reason, last.finish_message, text_of(probe)) == ("MAX_TOKENS", "too many", "one two")
 
 
-@pytest.mark.parametrize("framing", ["chunked", "length"])
+@pytest.mark.parametrize("framing", ["chunked", "length", "gzip", "reset"])
 def test_a_whole_answer_whose_body_breaks_off_is_not_asked_for_again(
     gemini: LocalGemini, manager: StartManager, probe: Probe, framing: str
 ) -> None:
     body = sse(A, STOP, {"usageMetadata": {"totalTokenCount": 5}})
-    length = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
-    gemini.on("why", cut(body) if framing == "chunked" else Raw(length + body))
+    packer = zlib.compressobj(wbits=31)
+    packed = packer.compress(body) + packer.flush(zlib.Z_SYNC_FLUSH)  # gzip's own end is missing
+    answers: dict[str, Any] = {
+        "chunked": cut(body),
+        "length": Raw(HEAD.replace(b"Transfer-Encoding: chunked", b"Content-Length: 9999") + body),
+        "gzip": Body(packed, "whole", headers={"Content-Encoding": "gzip"}),
+        "reset": Body(body, end="reset", end_after=3),
+    }
+    gemini.on("why", answers[framing])
     manager(retry=AT_ONCE).start_stream("why", subscriber=probe.ref)
     last = last_of(probe)
     assert (last.ok, last.usage, last.attempts) == (True, {"totalTokenCount": 5}, 1)

@@ -97,7 +97,7 @@ def _texts(data: dict[str, Any], *, thought: bool) -> str:
 
 
 def whole_parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Do the same without what is only a piece of a function call. The last piece's event has the whole call."""
+    """Candidate 0's parts without the pieces of function calls. The event of a call's last piece has the whole call."""
     return [
         part for part in parts_of(data) if "functionCall" not in part or not is_fragment(part["functionCall"])
     ]

@@ -61,7 +61,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 decode_plain: Callable[[bytes], Any] = msgspec.json.Decoder().decode
-"""Decode what msgspec reads. Raises `ValueError` for the rest, and `RecursionError`; knows no `MAX_DEPTH`."""
+"""Decodes what msgspec reads. Raises `ValueError` for the rest, and `RecursionError`. It knows no `MAX_DEPTH`."""
 _decode_slowly = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
@@ -72,7 +72,10 @@ def decode(payload: bytes) -> Any:
 
 
 def read(payload: bytes) -> tuple[Any, bool]:
-    """Do the same, but leave half characters in the texts; also return whether there are any."""
+    """Decode a value and leave half characters in its texts; return it, and whether it may have such halves.
+
+    Raises as `decode` does.
+    """
     if len(payload) >= COULD_BE_DEEP:
         check_depth(payload)
     try:
@@ -137,7 +140,7 @@ def mended(text: str) -> str:
 
 
 def mend(value: Any) -> Any:
-    """Do that to every text of a decoded value, keys included, in place; return the value."""
+    """Mend every text of a decoded value, keys included, in place; return the value."""
     if isinstance(value, str):
         return mended(value)
     todo = [value]

@@ -65,8 +65,8 @@ class _Course(enum.Enum):
 class Meaning:
     """What the events of one request have said so far. Written by one thread.
 
-    `room` bounds, in bytes, what is kept of calls that come in pieces. `before` is what the request goes on from, where
-    it is another hop of an answer: the `open` of the meaning whose token it takes along.
+    `room` bounds the bytes of the events that a call in pieces is made of. `before` is for a request that goes on from
+    a continuation token: the `open` of the meaning that has seen this token.
     """
 
     __slots__ = (
@@ -132,10 +132,11 @@ class Meaning:
         self._held = bool(self._halves)
 
     def read(self, payloads: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
-        """Take the next events as they came; returns their data, and each one's payload for those who come later.
+        """Take the payloads of the next events; return each event's data, and the payload to replay it from.
 
-        A payload is another one than what came where events say something together, and what is no event (`[DONE]`,
-        nothing at all) is left out. At an error, or at what is no event's JSON, it ends: see `error` and `broken`.
+        That payload is not the one that came where the event completes something that came in pieces. What is no event
+        (`[DONE]`, nothing at all) is left out. Reading ends at an error, or at a payload that is no event's JSON;
+        `error` and `broken` say so.
         """
         events: list[dict[str, Any]] = []
         kept: list[bytes] | None = None  # once they are others than `payloads`
@@ -312,7 +313,7 @@ class Meaning:
 
     @property
     def lacking(self) -> str:
-        """What a clean end leaves open of an answer that has a finishReason; `""` where that is nothing."""
+        """Where a clean end would cut an answer off that has a finishReason; `""` where nothing is lacking."""
         if _Course.SPEAKING in self._courses.values():
             return "before each of its candidates had a finishReason"
         if self._calls and self.finish_reason == "STOP":

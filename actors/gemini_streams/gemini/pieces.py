@@ -8,7 +8,8 @@ The rules for a call whose arguments are streamed (`functionCall` with `partialA
 - `partialArgs` name where a value stands by a JSON path (`$.a.b[0]`). Texts at the same path are appended to each
   other; any other value replaces what stood there.
 - The event that completes a call gets the whole call in place of the last piece: `name`, `args`, `id` if it had one,
-  and what else the pieces' parts had (a thought signature). So whoever joins late or is given a replay has it whole.
+  and what else the pieces' parts had (a thought signature). So a subscriber that joins late has it whole, and so has a
+  replay.
   A `STOP` that brings no piece completes the one call that is open.
 - What is no call, and never becomes one, is a fragment: `is_fragment`.
 - A path that leads nowhere is a `ValueError`.
