@@ -19,8 +19,10 @@ import pytest
 import structlog
 
 from pykka_supervisor import (
+    GIVE_UP,
     SYSTEM_CLOCK,
     ChildSpec,
+    DynamicSupervisor,
     Gone,
     Killed,
     Shutdown,
@@ -293,3 +295,28 @@ def test_the_end_of_the_process_waits_for_its_lines(end: str) -> None:
         check=False,
     )
     assert run.stdout.splitlines() == [f"line number={number}" for number in range(2000)]
+
+
+@pytest.mark.parametrize(("backoff", "level"), [(None, logging.ERROR), (lambda _: GIVE_UP, logging.INFO)])
+def test_a_crash_in_the_moment_of_the_end_is_an_error_unless_the_owner_decides_about_crashes(
+    backoff: Any, level: int
+) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    def late(actor: Any) -> None:
+        reached.set()
+        gate.wait(10)
+        crash(actor)
+
+    tree = DynamicSupervisor.start()
+    keeps = Keeps()
+    with handling(keeps, logging.INFO):
+        ref = tree.start_child(ChildSpec(Worker, backoff=backoff))
+        ref.tell(late)
+        assert reached.wait(5)
+        stopping = tree.stop(block=False)
+        eventually(lambda: not ref.actor_inbox.empty())  # the stop stands behind what is being handled
+        gate.set()
+        stopping.get(timeout=5)
+    told = [record for record in keeps.records if "context='shutdown_error'" in record.getMessage()]
+    assert [record.levelno for record in told] == [level]
