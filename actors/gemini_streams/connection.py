@@ -50,7 +50,7 @@ from gemini_streams.gemini.endpoint import Target
 from gemini_streams.http1 import Head, HeadError, HeadReader, request_head
 from gemini_streams.idle import IdleConnections
 from gemini_streams.reader import Reader
-from pykka_supervisor import Clock
+from pykka_supervisor import SYSTEM_CLOCK, Clock
 
 __all__ = ["SMALLEST_READ", "Connections", "Interrupted", "User", "failure_of"]
 
@@ -58,6 +58,9 @@ SMALLEST_READ = 2048
 """Bytes; a waiting stream holds no more than that for what may come."""
 _SMALL_BODY = 65536
 """Smaller ones are sent along with the head, in one system call."""
+
+_STEPS_TO_A_PROXY = 3
+"""What follows the connect where TLS is spoken to the proxy and through it: a handshake, CONNECT, a handshake."""
 
 _KEEP_ALIVE_IDLE = 60
 """Seconds of silence until TCP asks whether the other end is still there: gateways forget connections that are silent
@@ -88,6 +91,9 @@ class User(Protocol):
 
     def bind(self, sock: Any) -> None:
         """Take note of the socket that is used from here on."""
+
+    def enough(self) -> None:
+        """Break off what it waits for. From any thread."""
 
     def answered(self, head: Head, leftover: bytes) -> None:
         """Take note of the answer's head and what came along behind it."""
@@ -238,7 +244,17 @@ class _TLSConnection(_Ours, urllib3.connection.HTTPSConnection):
     encrypted = True
 
     def connect(self) -> None:
-        super().connect()
+        limit = None
+        if self._tunnel_scheme == "https" and _current.exchange is not None:
+            # urllib3's TLS inside of TLS bounds each read of its handshake, not the whole of it.
+            limit = SYSTEM_CLOCK.call_later(
+                _STEPS_TO_A_PROXY * float(self.timeout or 0), _current.exchange.enough
+            )
+        try:
+            super().connect()
+        finally:
+            if limit is not None:
+                limit.cancel()
         sock: Any = self.sock
         sock.suppress_ragged_eofs = (
             False  # or an end without the server's close_notify would pass for one with it

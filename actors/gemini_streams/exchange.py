@@ -248,11 +248,12 @@ class Exchange:
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def enough(self) -> None:
-        """End the reading of the body: it breaks off where it is."""
+        """Break off what is waited for: a handshake, or the rest of a body."""
         with self._lock:
-            if self._sock is not None:
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            for sock in (self._sock, self._handshake):
+                if sock is not None:
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     # -- called by the connection classes above, in the sending thread -----------------------------------------------
 

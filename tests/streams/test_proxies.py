@@ -6,16 +6,17 @@ import contextlib
 import select
 import socket
 import ssl
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import StartManager
-from gemini_streams import Gemini, StreamComplete
+from gemini_streams import ConnectionFailedError, Gemini, StreamComplete
 from gemini_streams.testing import LocalGemini, Reply
 from pykka_supervisor.testing import Probe
-from streams.helpers import ONCE, last_of, text_of
+from streams.helpers import ONCE, error_of, last_of, text_of
 from streams.raw import serving
 
 trustme = pytest.importorskip("trustme", reason="the extra `tls` is not installed")
@@ -96,6 +97,33 @@ def test_a_stream_goes_through_a_proxy(
         assert proxy.heads[0].startswith(start % where)
         assert b"\r\nHost: %b\r\n" % where in proxy.heads[0]
         running.stop(timeout=5)
+
+
+def test_a_proxy_over_tls_that_drips_the_servers_handshake_is_left(
+    manager: StartManager, probe: Probe, authority: Any
+) -> None:
+    context, bundle = authority
+    gone = threading.Event()
+
+    def serve(sock: socket.socket, _: int) -> None:
+        assert sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        assert sock.recv(65536)
+        sock.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")  # a ServerHello of 16 KiB
+        try:
+            while not gone.wait(0.02):
+                sock.sendall(b"\x03")
+        finally:
+            gone.set()
+
+    with serving(serve, context) as port:
+        endpoint = Gemini(
+            "k", "https://127.0.0.1:9", verify=str(bundle), proxies={"https": f"https://127.0.0.1:{port}"}
+        )
+        running = manager(retry=ONCE, connect_timeout=0.3)
+        running.start_stream("why", subscriber=probe.ref, endpoint=endpoint)
+        assert isinstance(error_of(probe), ConnectionFailedError)
+        assert gone.wait(5)
 
 
 def test_a_stream_through_tls_inside_of_tls_can_be_stopped(
