@@ -60,7 +60,7 @@ _SMALL_BODY = 65536
 """Smaller ones are sent along with the head, in one system call."""
 
 _STEPS_TO_A_PROXY = 3
-"""What follows the connect where TLS is spoken to the proxy and through it: a handshake, CONNECT, a handshake."""
+"""Behind the connect, where TLS is spoken to the proxy and through it: a handshake, CONNECT, a handshake."""
 
 _KEEP_ALIVE_IDLE = 60
 """Seconds of silence until TCP asks whether the other end is still there: gateways forget connections that are silent
@@ -93,10 +93,10 @@ class User(Protocol):
         """Take note of the socket that is used from here on."""
 
     def enough(self) -> None:
-        """Break off what it waits for. From any thread."""
+        """Break off the exchange's wait for a handshake or a body. From any thread."""
 
     def answered(self, head: Head, leftover: bytes) -> None:
-        """Take note of the answer's head and what came along behind it."""
+        """Take note of the answer's head and of the bytes that came along behind it."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: somebody asked for it

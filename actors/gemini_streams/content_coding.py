@@ -4,8 +4,8 @@ We ask for no coding (`Accept-Encoding: identity`); some servers and proxies com
 
 The rules:
 
-- A piece of at most `PIECE` bytes is unpacked at a time, however much the bytes that came unfold to. So what a body
-  takes in memory is bounded by what is read of the socket at once, whatever is stacked upon whatever.
+- At most `PIECE` bytes are unpacked at a time, however much the body unfolds to. So a body takes no more memory than
+  one read of the socket and one piece for each coding.
 - Every call does a bounded amount of work, so that a stream can be stopped between two of them: bytes can unfold to
   very much that unfolds to nothing.
 - A body that ends before its coding does is cut off: `end` raises `CutError`.

@@ -248,7 +248,7 @@ class Exchange:
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def enough(self) -> None:
-        """Break off what is waited for: a handshake, or the rest of a body."""
+        """Break off the wait for a handshake, or for the rest of a body."""
         with self._lock:
             for sock in (self._sock, self._handshake):
                 if sock is not None:

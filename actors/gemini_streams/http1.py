@@ -4,13 +4,13 @@ The rules:
 
 - A head is taken as one only when its blank line has come. A connection that ends before it has told nothing.
 - A head is bounded: `MOST_BYTES` together with the interim ones (1xx) in front of it, `MOST_HEADERS` lines.
-- What decides where the body ends is read strictly. Lengths that contradict each other, a length that is no number
-  and a transfer coding other than `chunked` are a `HeadError`: a guess could take the rest of one body for the
-  beginning of the next answer.
-- What decides nothing is read leniently: lines may end with LF alone or be folded, and a line whose name is no name is
-  left out.
+- The headers that decide where the body ends are read strictly. Lengths that contradict each other, a length that is
+  no number and a transfer coding other than `chunked` are a `HeadError`: a guess could take the rest of one body for
+  the beginning of the next answer.
+- Everything else is read leniently: lines may end with LF alone or be folded, and a line whose name is no name is left
+  out.
 - Where a length and `chunked` are both given, `chunked` counts and the connection is not used again.
-- A `HeadError` says nothing of what stands in the head.
+- A `HeadError` quotes nothing of the head.
 
 http.client takes and makes a head line by line, and reads it with a parser for e-mail: half of what a short stream
 costs.
@@ -100,7 +100,7 @@ class HeadReader:
         self._looked = 0  # up to here there is no end of a head
         self._taken = 0  # bytes of interim heads
         self.leftover = b""
-        """What came along behind the head."""
+        """The bytes that came along behind the head."""
 
     @property
     def begun(self) -> bool:

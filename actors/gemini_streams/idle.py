@@ -2,12 +2,12 @@
 
 The rules:
 
-- A connection is kept for who opened it: the same base URL, key, headers, proxies and certificates. What a server
-  sends of its own accord, before a request or behind an answer, can only ever meet the tenant whose connection it is.
-- A connection on which anything has come while nobody waited for an answer is closed, not used: bytes, decrypted or
-  not, and the server's end. It is looked at when it is put here, when it is taken, and every `LOOK_EVERY` seconds.
-- Over TLS a socket can be readable without a byte of the server's being there: session tickets and new keys come as
-  records of their own. So the TLS layer is asked, not the socket.
+- A connection is kept for the tenant that opened it: the same base URL, key, headers, proxies and certificates. Bytes
+  that a server sends unasked, before a request or behind an answer, can only reach the tenant of that connection.
+- A connection on which bytes (decrypted or not) or the server's end have come while it was idle is closed, not used.
+  It is looked at when it is put here, when it is taken, and every `LOOK_EVERY` seconds.
+- Over TLS a readable socket proves nothing: session tickets and new keys come as records of their own. So the TLS
+  layer is asked for a byte, not the socket.
 - A connection is closed after `KEEP` seconds, by the manager's clock. There are at most `most`: one too many closes
   the one that has been here longest.
 - No thread of its own: the clock's looks, without blocking, and only while there is something to look at.
@@ -111,7 +111,7 @@ class IdleConnections:
     # -- the clock's thread
 
     def _look(self) -> None:
-        """Close what is too old, and what is no longer quiet."""
+        """Close the connections that are too old or no longer quiet."""
         oldest = self._clock.monotonic() - KEEP
         poll = select.poll()
         suspects: list[_Idle] = []
@@ -168,7 +168,7 @@ class IdleConnections:
 def is_quiet(sock: Any) -> bool:
     """Whether the connection is open and nothing has come on it. Never blocks.
 
-    What it takes off the socket to find out is lost: a connection that is not quiet is to be closed.
+    It reads a byte to find out, which is lost: close a connection that is not quiet.
     """
     try:
         if isinstance(sock, ssl.SSLSocket):
