@@ -28,7 +28,6 @@ SILENCES: dict[str, Any] = {
     "upload": StallUpload(),
     "half an event": Raw([HEAD, b"20\r\ndata: half"], close="silent"),
     "comments only": Raw([HEAD, b"d\r\n: comment\r\n\r\n\r\n" * 3], close="silent"),
-    "error body": Raw(b"HTTP/1.1 503 Bad\r\nContent-Length: 99\r\n\r\n{", close="silent"),
 }
 
 

@@ -281,7 +281,7 @@ class Target:
     verify: bool | str
     """What requests takes as `verify`. A path was not looked at."""
     pool_key: tuple[object, ...]
-    """Equal for targets that are reached in the same way: scheme, host, certificates, proxies. Holds no plain secret."""
+    """Equal for targets that are reached in the same way: host, certificates, proxies. Holds no plain secret."""
     identity: tuple[str, str]
     """Equal for targets that are one tenant of one service: the base URL, and a digest of key and headers."""
     _key: Secret
