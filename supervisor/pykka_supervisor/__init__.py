@@ -13,7 +13,7 @@ if "t" in getattr(_sys, "abiflags", ""):
     )
 
 from .actor import DeferredReply, SupervisedActor
-from .child import ChildSpec, ChildSpecLike, sibling
+from .child import ChildSpec, ChildSpecLike
 from .dynamic import DynamicSupervisor, DynamicSupervisorRef
 from .ending import BeforeEnd, before_end
 from .errors import (
@@ -52,6 +52,7 @@ from .names import whereis
 from .policy import GIVE_UP, Backoff, GiveUp
 from .process import SignalHandling, stop_on_signals
 from .ref import SupervisedRef, kill, root_of, supervisor_of
+from .siblings import sibling
 from .supervisor import StaticSupervisorRef, Supervisor
 from .timers import SYSTEM_CLOCK, Clock, SystemClock, Timer, cancel_timer, send_after
 from .tree import Node, snapshot

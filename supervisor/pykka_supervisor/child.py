@@ -11,33 +11,9 @@ import pykka
 from .checks import check_choice, check_count, check_flag, check_seconds, check_text
 from .errors import InvalidSpecError
 from .policy import RESTART_TYPES, Backoff, Decision, RestartType
+from .siblings import Find, check_siblings, resolve_siblings
 
-__all__ = [
-    "ChildSpec",
-    "ChildSpecLike",
-    "Sibling",
-    "as_child_spec",
-    "as_child_specs",
-    "resolve_siblings",
-    "sibling",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Sibling:
-    """See `sibling`."""
-
-    id: str
-
-
-def sibling(child_id: str) -> Any:
-    """Among the arguments of a child: becomes the ref of that earlier child of the same supervisor.
-
-    It is looked up at each start, so after a restart of the earlier one too. A start with a sibling
-    that does not run, or comes later, fails.
-    """
-    check_text("a sibling's id", child_id)
-    return Sibling(child_id)
+__all__ = ["ChildSpec", "ChildSpecLike", "as_child_spec", "as_child_specs"]
 
 
 _FOREVER: Final = 1e9
@@ -92,6 +68,7 @@ class ChildSpec:
     crash_on: Literal["tell", "any"] = field(default="tell", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     max_buffered: int | None = field(default=None, kw_only=True)
+    _has_siblings: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         cls: object = self.actor_class
@@ -132,6 +109,15 @@ class ChildSpec:
             object.__setattr__(self, "hang_after", None)
         if getattr(cls, "_is_supervisor", False):
             object.__setattr__(self, "type", "supervisor")
+        arguments = [*self.args, *(self.kwargs or {}).values()]
+        object.__setattr__(self, "_has_siblings", check_siblings(arguments, deep=self.type == "worker"))
+
+    def arguments(self, find: Find) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Give the arguments of a start, with each `sibling(...)` replaced by what `find` gives."""
+        kwargs = self.kwargs or {}
+        if not self._has_siblings:
+            return self.args, kwargs
+        return resolve_siblings(self.args, kwargs, find, deep=self.type == "worker")
 
     @property
     def key(self) -> str:
@@ -174,16 +160,3 @@ def as_child_specs(children: Iterable[ChildSpecLike]) -> list[ChildSpec]:
     if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
         raise InvalidSpecError(f"children must be a list of child specifications; not {given!r}")
     return [as_child_spec(child) for child in given]
-
-
-def resolve_siblings(
-    spec: ChildSpec,
-    find: Callable[[str], pykka.ActorRef[Any]],
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Give the arguments of a start, with each `sibling(...)` replaced by what `find` gives."""
-
-    def resolved(values: Iterable[Any]) -> Iterable[Any]:
-        return (find(value.id) if isinstance(value, Sibling) else value for value in values)
-
-    kwargs = spec.kwargs or {}
-    return tuple(resolved(spec.args)), dict(zip(kwargs, resolved(kwargs.values()), strict=True))

@@ -200,7 +200,7 @@ class DynamicSupervisor(BaseSupervisor):
             return
         if cell is not None:
             cell.notify(reason, restarting=True)
-        self._schedule([child], decision, at_once=incarnation is not None)
+        self._schedule([child], child, decision, at_once=incarnation is not None)
 
     def _let_go(self, child: Child, cell: Cell, reason: Exit) -> None:
         super()._let_go(child, cell, reason)

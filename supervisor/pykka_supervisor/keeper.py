@@ -24,12 +24,13 @@ from . import names
 from ._pykka import Envelope, new_stop
 from .actor import SupervisedActor, supervised_class
 from .checks import check_text
-from .child import ChildSpec, ChildSpecLike, resolve_siblings
+from .child import ChildSpec, ChildSpecLike
 from .errors import IgnoreStart, InvalidSpecError, StartError, StartTimeoutError
 from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
 from .incarnation import KILL_GRACE, Awaited, Cell, Incarnation, Internal, report
 from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
+from .siblings import SiblingRestartingError
 from .timers import Clock
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Child:
         "hang_timer",
         "intensity",
         "last_reason",
+        "leader",
         "restart_timer",
         "spec",
         "status",
@@ -90,6 +92,8 @@ class Child:
         self.attempt = 0
         """Restarts in a row, for the backoff."""
         self.last_reason: Exit | None = None
+        self.leader: Child | None = None
+        """While it waits for its restart: the child whose end or failed start that restart follows from."""
         self.intensity: Intensity | None = None
         self.restart_timer: Timer | None = None
         self.hang_timer: Timer | None = None
@@ -230,6 +234,8 @@ class BaseSupervisor(SupervisedActor):
         self._closing = False
         self._waiting: threading.Lock | None = None
         self._stop_asked = False
+        self._waiting_for: dict[str, list[tuple[Child, int]]] = {}
+        """By the id of the sibling that they need: children whose restart waits for that one's."""
 
     # -- what the two kinds do differently
 
@@ -341,7 +347,7 @@ class BaseSupervisor(SupervisedActor):
             if cell is None:
                 cell = self._new_cell(spec)
                 self._take_cell(child, cell)
-            args, kwargs = resolve_siblings(spec, self._sibling)
+            args, kwargs = spec.arguments(self._sibling)
             # Without an `__init__` there is no ref: that of a first start is waited for in any case.
             awaited: Awaited = None if hasattr(cell, "ref") else "born"
             if spec.start_timeout is not None:
@@ -559,6 +565,7 @@ class BaseSupervisor(SupervisedActor):
             cell.finish(Shutdown("ignore"))
         if child.spec.restart == "temporary":
             self._forget(child)
+        self._wake_those_waiting_for(child)
 
     def _let_go(self, child: Child, cell: Cell, reason: Exit) -> None:
         """Leave a child that has ended as it is."""
@@ -566,6 +573,7 @@ class BaseSupervisor(SupervisedActor):
         cell.finish(reason)
         if child.spec.restart == "temporary":
             self._forget(child)
+        self._wake_those_waiting_for(child)
         self._ended_by_itself(child)
 
     def _decide(
@@ -602,12 +610,16 @@ class BaseSupervisor(SupervisedActor):
         child.attempt += 1
         return delay
 
-    def _schedule(self, children: list[Child], delay: float, *, at_once: bool) -> None:
-        """Start these again after a delay; `at_once` where nothing has to be handled before."""
+    def _schedule(self, children: list[Child], leader: Child, delay: float, *, at_once: bool) -> None:
+        """Start these again after a delay, since the leader, one of them, needs it.
+
+        `at_once`: nothing has to be handled before.
+        """
         due: list[tuple[Child, int]] = []
         for child in children:
             child.generation += 1
             child.status = "restarting"
+            child.leader = leader
             due.append((child, child.generation))
         if delay <= 0 and at_once:
             self._start_again(children)
@@ -623,12 +635,16 @@ class BaseSupervisor(SupervisedActor):
             with contextlib.suppress(pykka.ActorDeadError):
                 mailbox.put(message)
 
-        timer = self._supervised_cell.clock.call_later(delay, fire)
         for child in children:
-            child.restart_timer = timer if len(children) == 1 else None
+            child.restart_timer = None
+        # Where the leader is ended, the others are not started either.
+        leader.restart_timer = self._supervised_cell.clock.call_later(delay, fire)
 
     def _start_again(self, children: list[Child]) -> None:
-        """Start these, in order; one that fails is decided about anew, and those after it wait for that."""
+        """Start these, in order; one that fails is decided about anew, and those after it wait for that.
+
+        Where it is given up, they do not. One that needs a sibling which is being restarted waits for that.
+        """
         for child in children:
             if child.status != "restarting":
                 continue
@@ -637,14 +653,24 @@ class BaseSupervisor(SupervisedActor):
                 self._start(child, first=False)
             except IgnoreStart:
                 self._ignored(child)
+            except SiblingRestartingError as waits:
+                child.leader = child
+                self._waiting_for.setdefault(waits.child_id, []).append((child, child.generation))
             except Exception as error:  # noqa: BLE001
-                reason = child.cell.last_reason if child.cell is not None else None
-                if not isinstance(reason, StartFailed):
-                    reason = StartFailed.of(error)
-                child.last_reason = reason
+                child.last_reason = reason = StartFailed.of(error)
                 report(self.actor_ref, "start_error", reason, offender=child.offender())
                 self._restart(child, reason, None)
-                return
+                if self._closing or child.status == "restarting":
+                    return
+            else:
+                self._wake_those_waiting_for(child)
+
+    def _wake_those_waiting_for(self, child: Child) -> None:
+        """Try those again that needed this child: it runs again, or never will."""
+        due = self._waiting_for.pop(child.spec.key, None)
+        if due is not None:
+            with contextlib.suppress(pykka.ActorDeadError):
+                self._supervised_cell.mailbox.put(Envelope(_RestartDue(due)))
 
     # -- hangs
 

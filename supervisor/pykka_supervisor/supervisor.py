@@ -28,6 +28,7 @@ from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .monitor import link, refuse_outside_an_actor
 from .planner import Strategy, plan_restart
 from .policy import GIVE_UP, Intensity, RestartType
+from .siblings import SiblingRestartingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +62,7 @@ class StaticSupervisorRef(SupervisorRef):
     def terminate_child(self, child_id: str) -> None:
         """End a child; its spec stays, but for a temporary one's. Nothing happens where it does not run.
 
+        One that waits for its restart is not started again, nor are those that were to be started with it.
         ChildNotFoundError where there is none of this id.
         """
         self.ask(_Ask("terminate_child", child_id))
@@ -220,9 +222,19 @@ class Supervisor(BaseSupervisor):
     def terminate_child(self, child_id: str) -> None:
         """See `StaticSupervisorRef.terminate_child`; in the supervisor's own thread."""
         child = self._find(child_id)
-        self._end_in_order([child], final=True)
+        ended = [child]
+        if child.status == "restarting":
+            # As in OTP: what was to be started again with it stays down.
+            ended += [
+                other
+                for other in self._children.values()
+                if other.leader is child and other.status == "restarting" and other is not child
+            ]
+        self._end_in_order(reversed(ended), final=True)
         if child.spec.restart == "temporary":
             self._forget(child)
+        for one in ended:
+            self._wake_those_waiting_for(one)
 
     def restart_child(self, child_id: str) -> SupervisedRef[Any]:
         """See `StaticSupervisorRef.restart_child`; in the supervisor's own thread."""
@@ -290,6 +302,8 @@ class Supervisor(BaseSupervisor):
 
     def _sibling(self, child_id: str) -> pykka.ActorRef[Any]:
         child = self._children.get(child_id)
+        if child is not None and child.status == "restarting":
+            raise SiblingRestartingError(child_id)
         cell = None if child is None or child.status != "running" else child.live_cell()
         if cell is None:
             raise StartError(f"there is no running sibling {child_id!r} that was started before")
@@ -332,7 +346,8 @@ class Supervisor(BaseSupervisor):
             self._end_in_order([known], final=key in plan.forget)
         for key in plan.forget:
             self._forget(self._children[key])
-        self._schedule([self._children[key] for key in plan.start], decision, at_once=incarnation is not None)
+        group = [self._children[key] for key in plan.start]
+        self._schedule(group, child, decision, at_once=incarnation is not None)
 
     def _affected(self, child: Child) -> list[tuple[str, RestartType]]:
         """Find what a restart of this child may touch, in start order: no more is looked at than that."""
