@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from gemini_streams.errors import GeminiStreamsError, IncompleteAnswerError, StreamEndedError
-from gemini_streams.gemini.generate import candidate_of, whole_parts_of
+from gemini_streams.gemini.generate import candidate_of, plain_text_of, whole_parts_of
 from gemini_streams.gemini.json_values import copied
 from gemini_streams.messages import (
     EventsDropped,
@@ -289,13 +289,9 @@ class Answer:
 
     def _read(self, event: StreamEvent) -> None:
         """Keep what an event says, and nothing else of it."""
-        parts = whole_parts_of(event.data)
-        piece: Piece
-        if len(parts) == 1 and len(parts[0]) == 1 and "text" in parts[0]:
-            piece = parts[0]["text"]
-        else:
-            piece = tuple(parts)
-            self._calls += [(event.sequence, call) for call in event.function_calls]
+        piece: Piece | None = plain_text_of(event.data)
+        if piece is None:
+            piece = self._read_parts(event)
         self._sequences.append(event.sequence)
         self._pieces.append(piece)
         self._next = event.sequence + 1
@@ -305,6 +301,14 @@ class Answer:
         if self._role is None:
             role = _role(event.data)
             self._role = (event.sequence, role) if role else None
+
+    def _read_parts(self, event: StreamEvent) -> Piece:
+        parts = whole_parts_of(event.data)
+        if len(parts) == 1 and len(parts[0]) == 1 and "text" in parts[0]:
+            text: str = parts[0]["text"]
+            return text
+        self._calls += [(event.sequence, call) for call in event.function_calls]
+        return tuple(parts)
 
     def _void(self, resume_at: int) -> None:
         stands = bisect_left(self._sequences, resume_at)

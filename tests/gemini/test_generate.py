@@ -16,8 +16,10 @@ from gemini_streams.gemini.generate import (
     finish_reason_of,
     function_calls_of,
     parts_of,
+    plain_text_of,
     text_of,
     thoughts_of,
+    whole_parts_of,
 )
 from gemini_streams.gemini.meaning import End, Meaning, at_end
 from gemini_streams.gemini.usage import add_usage
@@ -368,3 +370,36 @@ def test_recorded_streams() -> None:
         assert len("".join(map(text_of, events))) == entry["text_chars"]
         complete = entry["expect"]["ending"] == "StreamComplete"
         assert (at_end(meaning, clean=True).end is End.COMPLETE) is complete, entry["name"]
+
+
+# -- the quick way of most events ------------------------------------------------------------------------------------
+
+_odd: st.SearchStrategy[Any] = st.sampled_from([None, 0, 1, False, 0.0, "", "x", [], {}, "0"])
+_some_part = st.one_of(
+    st.fixed_dictionaries({"text": st.text(max_size=2)}, optional={"thought": st.booleans()}),
+    st.fixed_dictionaries({"text": _odd}),
+    _odd,
+)
+_some_content = st.fixed_dictionaries({"parts": st.one_of(st.lists(_some_part, max_size=2), _odd)})
+_some_candidate = st.one_of(
+    st.fixed_dictionaries(
+        {"content": st.one_of(_some_content, _odd)},
+        optional={"index": _odd, "finishReason": st.just("STOP")},
+    ),
+    _odd,
+)
+
+
+@given(
+    st.fixed_dictionaries({}, optional={"candidates": st.one_of(st.lists(_some_candidate, max_size=2), _odd)})
+)
+def test_a_plain_text_is_what_the_parts_say(data: dict[str, Any]) -> None:
+    plain = plain_text_of(data)
+    if plain is not None:
+        assert whole_parts_of(data) == [{"text": plain}]
+
+
+def test_most_events_are_plain() -> None:
+    data = {"candidates": [{"content": {"parts": [{"text": "one"}]}, "index": 0}], "usageMetadata": {}}
+    assert plain_text_of(data) == "one"
+    assert plain_text_of({"candidates": [{"content": {"parts": [{"text": ""}]}}]}) == ""

@@ -24,6 +24,7 @@ __all__ = [
     "is_nothing",
     "parts_in",
     "parts_of",
+    "plain_text_of",
     "said",
     "text_of",
     "thoughts_of",
@@ -94,6 +95,22 @@ def _texts(data: dict[str, Any], *, thought: bool) -> str:
         pass
     # Rare: more or less than one text, or something missing or of a wrong type, and what is sound still counts.
     return "".join([p["text"] for p in parts_of(data) if "text" in p and bool(p.get("thought")) is thought])
+
+
+def plain_text_of(data: dict[str, Any]) -> str | None:
+    """The event's text, where all it has is one candidate with one part that is a plain text, as most events have.
+
+    `None` elsewhere: `whole_parts_of` reads every event.
+    """
+    try:
+        [candidate] = data["candidates"]
+        [part] = candidate["content"]["parts"]
+        text = part["text"]
+        if type(text) is str and len(part) == 1 and ("index" not in candidate or candidate["index"] == 0):
+            return text
+    except (LookupError, TypeError, ValueError):
+        pass
+    return None
 
 
 def whole_parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
