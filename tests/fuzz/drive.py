@@ -17,8 +17,8 @@ from typing import Any
 import pykka
 
 from fuzz.answer import Answer
-from fuzz.plan import ATTEMPTS, Case, Deed, ReaderPlan, StreamPlan, answer_to, key_of, make_case
-from fuzz.readers import Reader, read_by_iterator, start_reader
+from fuzz.plan import ATTEMPTS, ITERATORS, Case, Deed, ReaderPlan, StreamPlan, answer_to, key_of, make_case
+from fuzz.readers import Reader, can_follow, read_by_iterator, start_reader
 from fuzz.server import HostileServer, Played, prompt
 from fuzz.watch import LogWatch, ManagerWatch, Metronome, peak_memory, reset_peak
 from gemini_streams import (
@@ -129,7 +129,6 @@ class _Run:
             shutdown=_SHUTDOWN,
             retry=RetryPolicy(attempts=ATTEMPTS, initial_delay=0.01, max_delay=0.1, jitter=0.02),
         )
-        self._threads: list[threading.Thread] = []
 
     def run(self) -> None:
         try:
@@ -188,11 +187,11 @@ class _Run:
     def _start(self, stream: StreamPlan) -> None:
         options = self._options(stream, stream.tenant)
         contents = prompt(self._case.number, stream.number)
-        if stream.readers[0].kind == "iterator":
+        if stream.readers[0].kind in ITERATORS:
             reader = Reader(stream.number, stream.readers[0])
             reader.due = True
             self._evidence.readers.append(reader)
-            self._threads.append(read_by_iterator(reader, self._manager, contents, options))
+            read_by_iterator(reader, self._manager, contents, options)
             self._evidence.started.add(stream.number)
             return
         readers = [start_reader(stream.number, plan) for plan in stream.readers]
@@ -224,17 +223,17 @@ class _Run:
                 info = manager.get_stream_info(name, timeout=_ASK)
                 self._evidence.shown.append(f"{info!r} {info.stream_ref} {info.config} {info.request_body}")
             case "again":
-                self._again(self._case.streams[deed.stream], deed)
+                self._again(self._case.streams[deed.stream])
             case "kill manager":
                 kill(manager)
 
-    def _again(self, stream: StreamPlan, deed: Deed) -> None:
+    def _again(self, stream: StreamPlan) -> None:
         """Have another tenant start a stream with the same id and contents: it must not get the first one's."""
         case = self._case
         if case.tenants < 2:
             return
         tenant = (stream.tenant + 1) % case.tenants
-        reader = start_reader(stream.number, ReaderPlan(deed.reader))
+        reader = start_reader(stream.number, ReaderPlan("batches"))
         reader.tenant = tenant
         self._evidence.readers.append(reader)
         assert reader.ref is not None
@@ -247,13 +246,21 @@ class _Run:
         reader.due = True
 
     def _join(self, deed: Deed) -> None:
-        reader = start_reader(deed.stream, ReaderPlan(deed.reader))
+        iterates = deed.reader in ITERATORS
+        if iterates and not can_follow():
+            return
+        plan = ReaderPlan(deed.reader)
+        reader = Reader(deed.stream, plan) if iterates else start_reader(deed.stream, plan)
         reader.first = None
         self._evidence.readers.append(reader)
         if deed.after == "start":
             reader.after = FROM_START
         elif deed.after == "seen":
             reader.after = (1, 0)
+        if iterates:
+            reader.due = True
+            read_by_iterator(reader, self._manager, None, {"after": reader.after})
+            return
         assert reader.ref is not None
         self._manager.subscribe_stream(str(deed.stream), reader.ref, after=reader.after, timeout=_ASK)
         reader.due = True
@@ -332,5 +339,6 @@ class _Run:
         for reader in self._evidence.readers:
             if reader.ref is not None and reader.ref.is_alive():
                 reader.ref.stop(block=False)
-        for thread in self._threads:
-            thread.join(5)
+        for reader in self._evidence.readers:
+            if reader.thread is not None:
+                reader.thread.join(5)

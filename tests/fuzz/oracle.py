@@ -17,15 +17,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from fuzz.answer import LATE, Answer
+from pykka import ActorDeadError
+
+from fuzz.answer import LATE
+from fuzz.answer import Answer as Said
 from fuzz.drive import Evidence
 from fuzz.marks import BEHIND, Mark, marks_in, strings_in
-from fuzz.plan import key_of
-from fuzz.readers import Reader
+from fuzz.plan import ITERATORS, key_of
+from fuzz.readers import LAST, Reader
 from gemini_streams import (
+    Answer,
     APIError,
     DeadlineExceededError,
     FirstEventTimeoutError,
+    GeminiStreamsError,
     IdleTimeoutError,
     SlowSubscriberError,
     StreamComplete,
@@ -63,7 +68,7 @@ def judge(evidence: Evidence) -> list[str]:
 def _judge_reader(evidence: Evidence, reader: Reader) -> Iterator[str]:
     messages = reader.record.messages
     must_end = reader.due and reader.alive
-    if reader.plan.kind == "iterator" and reader.raised is not None and not messages:
+    if reader.plan.kind in ITERATORS and reader.raised is not None and not messages:
         must_end = False  # its start was refused
     for violation in check_history(
         messages,
@@ -74,6 +79,35 @@ def _judge_reader(evidence: Evidence, reader: Reader) -> Iterator[str]:
         yield f"{violation} {_context(messages, violation.index)}"
     yield from _whose_bytes(evidence, reader)
     yield from _which_end(evidence, reader)
+    yield from _folded(reader)
+    raised = reader.raised
+    if raised is not None and not isinstance(raised, GeminiStreamsError | ActorDeadError):
+        yield f"iterating raised {type(raised).__name__}: {str(raised)[:200]}"
+
+
+def _folded(reader: Reader) -> Iterator[str]:
+    """All that an event and an `Answer` have can be read, and the answer's text is that of the events that stand."""
+    messages = reader.record.messages
+    answer = Answer()
+    try:
+        for message in messages:
+            answer.add(message)
+            if isinstance(message, StreamEvent):
+                _looked_at(message, ("thoughts", "function_calls", "finish_reason", "usage", "position"))
+        _looked_at(answer, ("thoughts", "function_calls", "usage", "content", "ok", "error"))
+        text = "".join(event.text for event in _standing(messages))
+    except Exception as bug:
+        yield f"reading what was received raised {type(bug).__name__}: {str(bug)[:200]}"
+        return
+    if answer.text != text and reader.first == 0 and reader.after is None:
+        yield f"the answer's text has {len(answer.text)} characters, its events' {len(text)}"
+    if bool(messages) and answer.done is not isinstance(messages[-1], LAST):
+        yield f"the answer says that it is done: {answer.done}, behind {_short(messages[-1])}"
+
+
+def _looked_at(item: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        getattr(item, name, None)
 
 
 def _whose_bytes(evidence: Evidence, reader: Reader) -> Iterator[str]:
@@ -113,7 +147,7 @@ def _whose_bytes(evidence: Evidence, reader: Reader) -> Iterator[str]:
 
 def _its_place(
     event: StreamEvent,
-    answer: Callable[[int], Answer],
+    answer: Callable[[int], Said],
     places: dict[tuple[int, int], int],
     attempt_of: dict[int, int],
 ) -> Iterator[str]:
@@ -177,7 +211,7 @@ def _which_end(evidence: Evidence, reader: Reader) -> Iterator[str]:
             yield f"an error of {len(text)} characters: {text[:100]}"
 
 
-def _all_there(standing: list[StreamEvent], request: int, answer: Answer) -> Iterator[str]:
+def _all_there(standing: list[StreamEvent], request: int, answer: Said) -> Iterator[str]:
     """Of the last answer every event has come."""
     numbers = [
         mark.event

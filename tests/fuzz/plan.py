@@ -29,7 +29,8 @@ ATTEMPTS = 4
 _WILD = 3
 """Requests of a stream that get a wild answer; those behind them get a sound one."""
 
-ReaderKind = Literal["plain", "batches", "slow", "iterator", "dies"]
+ReaderKind = Literal["plain", "batches", "slow", "iterator", "async", "dies"]
+ITERATORS = ("iterator", "async")
 Overflow = Literal["pause", "drop_oldest", "drop_newest", "disconnect"]
 What = Literal["stop", "join", "leave", "kill", "info", "again", "kill manager"]
 """`again`: another tenant starts a stream with the same id and contents."""
@@ -127,7 +128,7 @@ def make_case(seed: int, number: int, *, small: bool = False) -> Case:
     for stream in streams:
         for _ in range(rng.choice([0, 0, 0, 1, 2])):
             what: What = rng.choice(["stop", "join", "join", "leave", "kill", "kill", "info", "again"])
-            reader: ReaderKind = rng.choice(["plain", "batches"])
+            reader: ReaderKind = rng.choice(["plain", "batches", "iterator", "async"])
             at = stream.at + rng.choice([0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.6)])
             deeds.append(Deed(at, what, stream.number, reader, rng.choice(["live", "start", "seen"])))
     if rng.random() < 0.1:
@@ -159,10 +160,10 @@ def _stream(rng: Random, number: int, tenants: int, last: float) -> StreamPlan:
         hops=rng.random() < (0.6 if usage else 0.15),
         sound=sound,
     )
-    kinds: list[ReaderKind] = ["plain", "batches", "batches", "slow", "iterator", "dies"]
+    kinds: list[ReaderKind] = ["plain", "batches", "batches", "slow", "iterator", "async", "dies"]
     first = rng.choice(kinds)
-    readers = [ReaderPlan(first, rng.choice([None, None, 0, 1, 5]) if first == "iterator" else 2)]
-    if first != "iterator":
+    readers = [ReaderPlan(first, rng.choice([None, None, 0, 1, 5]) if first in ITERATORS else 2)]
+    if first not in ITERATORS:
         readers += [
             ReaderPlan(rng.choice(["plain", "batches", "slow"])) for _ in range(rng.choice([0, 0, 1, 2]))
         ]

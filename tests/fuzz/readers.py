@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from typing import Any
 
 import pykka
 
+import gemini_streams
 from fuzz.plan import ReaderPlan
 from gemini_streams import (
     EventsDropped,
@@ -18,9 +20,8 @@ from gemini_streams import (
     StreamStopped,
     SubscriberActor,
 )
-from gemini_streams import stream as iterate
 
-__all__ = ["LAST", "Reader", "Record", "read_by_iterator", "start_reader"]
+__all__ = ["LAST", "Reader", "Record", "can_follow", "read_by_iterator", "start_reader"]
 
 LAST = (StreamComplete, StreamError, StreamStopped)
 _SLOW = 0.01
@@ -102,6 +103,8 @@ class Reader:
         self.after: Any = None
         self.first: int | None = 0
         """The sequence number that it began at; `None`: not known."""
+        self.thread: threading.Thread | None = None
+        """An iterator's."""
         self.due = False
         """Whether it must receive its last message."""
         self.raised: BaseException | None = None
@@ -120,27 +123,53 @@ def start_reader(stream: int, plan: ReaderPlan) -> Reader:
     return reader
 
 
-def read_by_iterator(
-    reader: Reader, manager: Any, contents: str, options: dict[str, Any]
-) -> threading.Thread:
-    """Iterate over a stream in a thread of its own, which starts it; it may leave early."""
-    record, patience = reader.record, reader.plan.patience
+def read_by_iterator(reader: Reader, manager: Any, contents: str | None, options: dict[str, Any]) -> None:
+    """Iterate in a thread of its own over a stream that this starts, or (no contents) joins; it may leave early."""
+    thread = threading.Thread(
+        target=_read, args=(reader, manager, contents, options), name="fuzz-iterator", daemon=True
+    )
+    reader.thread = thread
+    thread.start()
 
-    def read() -> None:
-        events: Any = iterate(manager, contents, **options)
-        try:
+
+def can_follow() -> bool:
+    """Whether iterators can join a stream in the version that is looked at."""
+    return hasattr(gemini_streams, "follow")
+
+
+def _read(reader: Reader, manager: Any, contents: str | None, options: dict[str, Any]) -> None:
+    asynchronous = reader.plan.kind == "async"
+    name = "follow" if contents is None else "stream"
+    first = str(reader.stream) if contents is None else contents
+    opened: Any = getattr(gemini_streams, f"a{name}" if asynchronous else name)
+    events: Any = None
+    try:
+        events = opened(manager, first, **options)
+        if asynchronous:
+            asyncio.run(_read_async(reader, events))
+        else:
             with events:
                 for item in events:
-                    record.add(item)
-                    if patience is not None and len(record.messages) > patience:
-                        reader.due = False
+                    if _enough(reader, item):
                         break
-        except BaseException as error:
-            reader.raised = error
-        if events.result is not None:
-            record.add(events.result)
-        record.ended.set()
+    except BaseException as error:
+        reader.raised = error
+    if events is not None and events.result is not None:
+        reader.record.add(events.result)
+    reader.record.ended.set()
 
-    thread = threading.Thread(target=read, name="fuzz-iterator", daemon=True)
-    thread.start()
-    return thread
+
+async def _read_async(reader: Reader, events: Any) -> None:
+    async with events:
+        async for item in events:
+            if _enough(reader, item):
+                break
+
+
+def _enough(reader: Reader, item: Any) -> bool:
+    reader.record.add(item)
+    patience = reader.plan.patience
+    if patience is None or len(reader.record.messages) <= patience:
+        return False
+    reader.due = False
+    return True
