@@ -48,7 +48,7 @@ def test_a_case_has_no_findings(number: int) -> None:
 
 def _digest() -> str:
     whole = [
-        (case := make_case(7, number), answer_to(case, 0, 0), answer_to(case, 1, 1)) for number in range(20)
+        (case := make_case(7, number), answer_to(case, 0, 0), answer_to(case, 1, 1)) for number in range(6)
     ]
     return hashlib.sha256(repr(whole).encode()).hexdigest()
 
@@ -157,7 +157,12 @@ class _Scene:
             case = make_case(5, number)
             for stream in case.streams:
                 answer = answer_to(case, stream.number, 0, bombs=False)
-                plain = stream.overflow == "pause" and not case.deeds and case.stop_at is None
+                plain = (
+                    stream.overflow == "pause"
+                    and not case.rough
+                    and case.stop_at is None
+                    and not any(deed.stream == stream.number for deed in case.deeds)
+                )
                 if (
                     plain
                     and answer.framed
