@@ -76,6 +76,9 @@ def run_case(seed: int, number: int, *, small: bool = False, bombs: bool = True)
     case = make_case(seed, number, small=small)
     evidence = Evidence(case, bombs)
     before = Before()
+    interval = sys.getswitchinterval()
+    if case.hurried:
+        sys.setswitchinterval(1e-6)
     with LogWatch() as log:
         reset_peak()
         memory = peak_memory()
@@ -87,6 +90,7 @@ def run_case(seed: int, number: int, *, small: bool = False, bombs: bool = True)
             evidence.stalled = metronome.stalled()
         evidence.grown = peak_memory() - memory
         evidence.log = log.lines
+    sys.setswitchinterval(interval)
     try:
         before.check()
     except AssertionError as left:

@@ -95,6 +95,8 @@ class Case:
     """When the manager is stopped in the middle of everything; `None`: when all streams have ended."""
     drain: float | None
     """Before it is stopped, the manager is drained for so long."""
+    hurried: bool
+    """Whether threads take turns as often as they can."""
 
     @property
     def queues(self) -> bool:
@@ -148,6 +150,7 @@ def make_case(seed: int, number: int, *, small: bool = False) -> Case:
         deeds=tuple(sorted(deeds, key=lambda deed: deed.at)),
         stop_at=rng.uniform(0, 0.8) if rng.random() < 0.15 else None,
         drain=rng.choice([0.0, 0.1, 1.0]) if rng.random() < 0.15 else None,
+        hurried=_rng(seed, number, "hurried").random() < 0.25,
     )
 
 
