@@ -241,6 +241,7 @@ def test_the_owners_hook_decides_from_the_reason() -> None:
     monitor(ref, notify=downs.append)
     ref.tell(crash)
     assert ref.join(5)
+    eventually(lambda: len(downs) == 2)
     assert not downs[1].restarting
     eventually(lambda: statuses(sup) == {"Worker": "stopped"})
     assert [type(reason).__name__ for reason, _ in seen] == ["Crash", "Killed", "Normal", "Crash"]
