@@ -106,7 +106,7 @@ class Case:
     def disturbed(self, stream: int) -> bool:
         """Whether a stream may end otherwise than its answers say."""
         return self.stop_at is not None or any(
-            deed.what in ("stop", "kill") and deed.stream == stream for deed in self.deeds
+            deed.what in ("stop", "kill", "again") and deed.stream == stream for deed in self.deeds
         )
 
 
