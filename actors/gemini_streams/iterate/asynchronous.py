@@ -165,7 +165,7 @@ class LeftOrClosed(threading.Event):
         self._inbox = inbox
 
     def is_set(self) -> bool:
-        """Whether nobody iterates any more."""
+        """Whether the iterator was left, or its event loop was closed."""
         loop = self._inbox.loop
         return super().is_set() or (loop is not None and loop.is_closed())
 

@@ -122,7 +122,7 @@ class _Run(Reading, Generic[R]):
         self._own_inbox = inbox
         self.given = given
         self.request = self._request
-        self._started = True  # it will be, and whoever starts it says so
+        self._started = True  # `begun` follows at once: a run that is left tells the manager so
 
     def fold(self, message: Any) -> bool:
         """Take a message; whether it was the last."""
