@@ -12,6 +12,7 @@ if _sys.platform == "win32" or _sys.implementation.name != "cpython":  # pragma:
     )
 
 from gemini_streams.answer import Answer
+from gemini_streams.api.endpoint import Gemini
 from gemini_streams.errors import (
     APIError,
     BadFinishError,
@@ -37,7 +38,6 @@ from gemini_streams.errors import (
     StreamTruncatedError,
     UnexpectedResponseError,
 )
-from gemini_streams.gemini.endpoint import Gemini
 from gemini_streams.iterate import (
     AsyncStream,
     Stream,

@@ -17,9 +17,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
+from gemini_streams.api.generate.response import candidate_of, plain_text_of, whole_parts_of
+from gemini_streams.api.json_values import copied
 from gemini_streams.errors import GeminiStreamsError, IncompleteAnswerError, StreamEndedError
-from gemini_streams.gemini.generate import candidate_of, plain_text_of, whole_parts_of
-from gemini_streams.gemini.json_values import copied
 from gemini_streams.messages import (
     EventsDropped,
     LastMessage,

@@ -24,7 +24,8 @@ from typing import Any, ClassVar, Unpack, cast
 import pykka
 
 from gemini_streams import refusals
-from gemini_streams.connection import Connections
+from gemini_streams.api.endpoint import Target, model_path
+from gemini_streams.api.generate.request import build_request
 from gemini_streams.errors import (
     GeminiStreamsError,
     HistoryGoneError,
@@ -33,8 +34,7 @@ from gemini_streams.errors import (
     StreamExistsError,
     shown,
 )
-from gemini_streams.gemini.endpoint import Target, model_path
-from gemini_streams.gemini.request import build_request
+from gemini_streams.http.connections import Connections
 from gemini_streams.messages import (
     Drain,
     GetStats,
@@ -59,9 +59,9 @@ from gemini_streams.options import (
     seconds,
 )
 from gemini_streams.positions import Position
-from gemini_streams.recovery import StreamSupervisor
-from gemini_streams.session import Session
-from gemini_streams.sessions import Sessions
+from gemini_streams.streams.registry import Sessions
+from gemini_streams.streams.session import Session
+from gemini_streams.streams.supervisor import StreamSupervisor
 from gemini_streams.traces import trace_of
 from pykka_supervisor import (
     ChildSpec,

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import msgspec
 import pykka
 
+from gemini_streams.api.endpoint import Endpoint
+from gemini_streams.api.generate.response import finish_reason_of, function_calls_of, text_of, thoughts_of
 from gemini_streams.errors import GeminiStreamsError
-from gemini_streams.gemini.endpoint import Endpoint
-from gemini_streams.gemini.generate import finish_reason_of, function_calls_of, text_of, thoughts_of
 from gemini_streams.options import After, FlowControl, RetryPolicy
 from gemini_streams.positions import Position
 

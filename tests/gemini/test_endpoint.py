@@ -15,8 +15,8 @@ from google import genai
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemini_streams.api.endpoint import DEFAULT_BASE_URL, Gemini, Secret, Target
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, MissingCredentialsError
-from gemini_streams.gemini.endpoint import DEFAULT_BASE_URL, Gemini, Secret, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.errors import APIError
-from gemini_streams.gemini.endpoint import Gemini
-from gemini_streams.gemini.failures import (
+from gemini_streams.api.endpoint import Gemini
+from gemini_streams.api.failures import (
     MAX_DETAILS,
     MAX_MESSAGE,
     error_from_event,
@@ -22,6 +21,7 @@ from gemini_streams.gemini.failures import (
     parse_error,
     retry_after,
 )
+from gemini_streams.errors import APIError
 
 KEY = "AIzaSy-the-key-that-nobody-sees"
 NOW = 1_700_000_000.0

@@ -12,7 +12,8 @@ from google.genai import _extra_utils, types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.gemini.generate import (
+from gemini_streams.api.generate.meaning import End, Meaning, at_end
+from gemini_streams.api.generate.response import (
     finish_reason_of,
     function_calls_of,
     parts_of,
@@ -21,8 +22,7 @@ from gemini_streams.gemini.generate import (
     thoughts_of,
     whole_parts_of,
 )
-from gemini_streams.gemini.meaning import End, Meaning, at_end
-from gemini_streams.gemini.usage import add_usage
+from gemini_streams.api.usage import add_usage
 
 RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.gemini import json_values
-from gemini_streams.gemini.json_values import (
+from gemini_streams.api import json_values
+from gemini_streams.api.json_values import (
     MAX_DEPTH,
     TooDeepError,
     check_depth,

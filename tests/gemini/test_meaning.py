@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemini_streams.api.generate.meaning import End, Meaning, at_end
+from gemini_streams.api.generate.response import finish_reason_of, function_calls_of, text_of
+from gemini_streams.api.json_values import MAX_DEPTH, decode
 from gemini_streams.errors import EventTooLargeError, MalformedEventError, UnexpectedResponseError
-from gemini_streams.gemini.generate import finish_reason_of, function_calls_of, text_of
-from gemini_streams.gemini.json_values import MAX_DEPTH, decode
-from gemini_streams.gemini.meaning import End, Meaning, at_end
 
 
 def candidate(text: str | None = None, index: int | None = None, finish: str | None = None) -> dict[str, Any]:

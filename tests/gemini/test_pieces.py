@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.gemini.generate import function_calls_of, text_of, thoughts_of, whole_parts_of
-from gemini_streams.gemini.json_values import mend
-from gemini_streams.gemini.pieces import Calls, Halves
+from gemini_streams.api.generate.pieces import Calls, Halves
+from gemini_streams.api.generate.response import function_calls_of, text_of, thoughts_of, whole_parts_of
+from gemini_streams.api.json_values import mend
 
 
 def event(*parts: dict[str, Any], index: int | None = None, finish: str | None = None) -> dict[str, Any]:

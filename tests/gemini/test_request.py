@@ -14,8 +14,8 @@ import pydantic
 import pytest
 from google.genai import types
 
+from gemini_streams.api.generate.request import build_body, build_request, encode_body, with_token
 from gemini_streams.errors import InvalidRequestError
-from gemini_streams.gemini.request import build_body, build_request, encode_body, with_token
 
 SECRET = "the prompt nobody may see"
 

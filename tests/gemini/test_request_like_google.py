@@ -28,7 +28,7 @@ from google.genai import types
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemini_streams.gemini.request import build_request, encode_body
+from gemini_streams.api.generate.request import build_request, encode_body
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

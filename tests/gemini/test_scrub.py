@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.gemini.endpoint import Gemini, Target
-from gemini_streams.gemini.scrub import MASK, Scrubber, in_words
+from gemini_streams.api.endpoint import Gemini, Target
+from gemini_streams.api.scrub import MASK, Scrubber, in_words
 
 KEY = "AIzaSyD-very_secret.1234567890+/x"
 PASSWORD = "p@ss/w+rd & more"

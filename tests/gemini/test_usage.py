@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.gemini.usage import add_usage
+from gemini_streams.api.usage import add_usage
 
 ODD = st.recursive(
     st.none()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from gemini_streams.masks import Masks
 from gemini_streams.testing import LocalGemini
+from gemini_streams.testing.masks import Masks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

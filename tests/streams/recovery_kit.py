@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pykka
 
     from gemini_streams.options import After
-    from gemini_streams.sessions import Sessions
+    from gemini_streams.streams.registry import Sessions
 
 LAST = (StreamComplete, StreamError, StreamStopped)
 ENDED = frozenset({"completed", "error", "stopped"})

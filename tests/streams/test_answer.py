@@ -26,7 +26,7 @@ from gemini_streams import (
     StreamStopped,
 )
 from gemini_streams.answer import Answer
-from gemini_streams.gemini.request import build_request
+from gemini_streams.api.generate.request import build_request
 from gemini_streams.messages import LastMessage, SubscriberMessage
 from gemini_streams.testing import LocalGemini, LongAnswer, Reply
 from pykka_supervisor.testing import Probe

@@ -23,10 +23,10 @@ from gemini_streams import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.exchange import Exchange
-from gemini_streams.pump import Pump
-from gemini_streams.session import Session
-from gemini_streams.stream_actor import StreamActor
+from gemini_streams.http.exchange import Exchange
+from gemini_streams.streams.actor import StreamActor
+from gemini_streams.streams.pump import Pump
+from gemini_streams.streams.session import Session
 from gemini_streams.testing import Raw, Reply, StallUpload, check_history, trickle
 from pykka_supervisor import leaked_threads
 from pykka_supervisor.testing import Probe, TestClock, kill

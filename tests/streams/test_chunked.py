@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.chunked import ChunkedDecoder, ChunkedError
+from gemini_streams.http.chunked import ChunkedDecoder, ChunkedError
 
 chunks = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
 extensions = st.sampled_from([b"", b";a=b", b" ; x", b'  ;n="v"'])

@@ -14,8 +14,8 @@ import pytest
 
 from conftest import StartManager
 from gemini_streams import APIError, Gemini, ManagerRef, StreamComplete, StreamError
-from gemini_streams.connection import SMALLEST_READ
-from gemini_streams.idle import KEEP, LOOK_EVERY, IdleConnections, is_quiet
+from gemini_streams.http.connections import SMALLEST_READ
+from gemini_streams.http.idle import KEEP, LOOK_EVERY, IdleConnections, is_quiet
 from gemini_streams.testing import LocalGemini, Raw
 from pykka_supervisor.testing import Probe, TestClock
 from streams.helpers import LAST, ONCE, eventually, text_of

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.content_coding import PIECE, CodingError, ContentDecoder, CutError
+from gemini_streams.http.content_coding import PIECE, CodingError, ContentDecoder, CutError
 
 
 def raw_deflate(data: bytes) -> bytes:

@@ -19,9 +19,9 @@ from gemini_streams import (
     StreamEvent,
     StreamStopped,
 )
-from gemini_streams.delivery import Subscription
-from gemini_streams.session import Session
-from gemini_streams.sessions import Sessions
+from gemini_streams.delivery.subscription import Subscription
+from gemini_streams.streams.registry import Sessions
+from gemini_streams.streams.session import Session
 from gemini_streams.testing import LocalGemini, Reply
 from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe, TestClock

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gemini_streams.exchange import Exchange
-from gemini_streams.http1 import Head
+from gemini_streams.http.exchange import Exchange
+from gemini_streams.http.http1 import Head
 from streams.helpers import eventually
 
 trustme = pytest.importorskip("trustme", reason="the extra `tls` is not installed")

@@ -42,17 +42,17 @@ from gemini_streams import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams import delivery as delivery_module
-from gemini_streams import session as session_module
-from gemini_streams.cooldowns import Cooldowns
-from gemini_streams.delivery import ControlBatch, EventBatch, Subscription
+from gemini_streams.api.generate.request import build_request
+from gemini_streams.delivery import subscription as delivery_module
+from gemini_streams.delivery.subscription import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
-from gemini_streams.gemini.request import build_request
-from gemini_streams.launches import Launches
+from gemini_streams.http.sse import Decoder
 from gemini_streams.options import Overflow, Place, Settings
-from gemini_streams.pump import Pump
-from gemini_streams.session import Attempt, Session
-from gemini_streams.sse import Decoder
+from gemini_streams.streams import session as session_module
+from gemini_streams.streams.pacing import Launches
+from gemini_streams.streams.pump import Pump
+from gemini_streams.streams.rate_limits import Cooldowns
+from gemini_streams.streams.session import Attempt, Session
 from gemini_streams.testing import check_history
 from pykka_supervisor.mailbox import Mailbox
 from pykka_supervisor.testing import TestClock

@@ -14,7 +14,7 @@ PRELUDE = """
 import faulthandler, os, signal, sys, threading, time
 import pykka
 from gemini_streams import *
-from gemini_streams import cooldowns
+from gemini_streams.streams import rate_limits as cooldowns
 from pykka_supervisor import *
 
 faulthandler.register(signal.SIGALRM, chain=True)  # what hangs is shown, and ends

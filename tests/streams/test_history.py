@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_streams import FROM_START, HistoryGoneError
-from gemini_streams import history as module
-from gemini_streams.history import ALL_KEPT, History, Replay
+from gemini_streams.delivery import history as module
+from gemini_streams.delivery.history import ALL_KEPT, History, Replay
 
 SIZES = st.lists(st.sampled_from([1, 2, 2, 2, 7, 30, 300]), min_size=1, max_size=9)
 STEPS = st.lists(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import StartManager
 from gemini_streams import ManagerRef, StreamComplete
-from gemini_streams.http1 import (
+from gemini_streams.http.http1 import (
     MOST_BYTES,
     MOST_HEADERS,
     Head,

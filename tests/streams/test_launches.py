@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from conftest import StartManager
 from gemini_streams import GetStats, RetryPolicy, StreamComplete, StreamError
-from gemini_streams import launches as pace
-from gemini_streams.launches import AT_ONCE, Launches
+from gemini_streams.streams import pacing as pace
+from gemini_streams.streams.pacing import AT_ONCE, Launches
 from gemini_streams.testing import LocalGemini, Reply
 from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.lifecycle import ENDED, FOLLOWS, follow
 from gemini_streams.messages import Status
+from gemini_streams.streams.status import ENDED, FOLLOWS, follow
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 

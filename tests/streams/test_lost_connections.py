@@ -26,9 +26,9 @@ from gemini_streams import (
     StreamError,
     StreamRestarting,
 )
-from gemini_streams.connection import Connections
-from gemini_streams.exchange import Exchange
-from gemini_streams.idle import LOOK_EVERY, IdleConnections
+from gemini_streams.http.connections import Connections
+from gemini_streams.http.exchange import Exchange
+from gemini_streams.http.idle import LOOK_EVERY, IdleConnections
 from gemini_streams.testing import Body, LocalGemini, Raw
 from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe, TestClock

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams import cooldowns
-from gemini_streams.cooldowns import LONGEST, Cooldowns
-from gemini_streams.pace import STEP, Pace
+from gemini_streams.streams import rate_limits as cooldowns
+from gemini_streams.streams.pace import STEP, Pace
+from gemini_streams.streams.rate_limits import LONGEST, Cooldowns
 from pykka_supervisor.testing import TestClock
 
 # -- the pace

@@ -14,12 +14,12 @@ from typing import Any
 import pykka
 import pytest
 
-import gemini_streams.reader as reader_module
+import gemini_streams.http.reader as reader_module
 from conftest import StartManager
 from gemini_streams import FlowControl, StreamComplete, StreamEvent, StreamStopped, SubscriberActor
-from gemini_streams.pump import Pump
-from gemini_streams.reader import Reader
-from gemini_streams.session import Session
+from gemini_streams.http.reader import Reader
+from gemini_streams.streams.pump import Pump
+from gemini_streams.streams.session import Session
 from gemini_streams.testing import LocalGemini, Raw, Reply
 from leftovers import descriptors
 from pykka_supervisor import kill

@@ -23,8 +23,8 @@ from gemini_streams import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.session import Session
-from gemini_streams.sessions import StartSession
+from gemini_streams.streams.registry import StartSession
+from gemini_streams.streams.session import Session
 from gemini_streams.testing import Failure, Reply
 from pykka_supervisor.incarnation import Cell
 from pykka_supervisor.testing import TestClock, await_restart, kill

@@ -26,7 +26,7 @@ from gemini_streams import (
     StreamStopped,
     SubscriberActor,
 )
-from gemini_streams.session import Session
+from gemini_streams.streams.session import Session
 from gemini_streams.testing import Body, LocalGemini, LongAnswer, Reply, check_history
 from pykka_supervisor.testing import Probe, TestClock
 from streams.helpers import LAST, events_of, eventually, last_of, text_of

@@ -26,7 +26,7 @@ from gemini_streams import (
     StreamTruncatedError,
     UnexpectedResponseError,
 )
-from gemini_streams.retry import Failed, Wait, backoff, next_wait
+from gemini_streams.streams.retry import Failed, Wait, backoff, next_wait
 
 HELPED = [
     BadFinishError("x", "OTHER"),

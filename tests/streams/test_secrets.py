@@ -28,8 +28,8 @@ from gemini_streams import (
     StreamError,
     StreamRestarting,
 )
-from gemini_streams.connection import Connections
-from gemini_streams.session import Session
+from gemini_streams.http.connections import Connections
+from gemini_streams.streams.session import Session
 from gemini_streams.testing import Failure, LocalGemini, Raw, Reply
 from pykka_supervisor import snapshot
 from pykka_supervisor.testing import Probe, kill
@@ -321,13 +321,13 @@ def test_a_crash_shows_nothing(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("gemini_streams.connection.HeadReader", broken)
+    monkeypatch.setattr("gemini_streams.http.connections.HeadReader", broken)
     ref = manager(endpoint=endpoint(secret_gemini), retry=ONCE)
     ref.start_stream(PROMPT, subscriber=probe.ref)
     check_error(last_of(probe).error)
     monkeypatch.undo()
 
-    monkeypatch.setattr("gemini_streams.session.Session.answering", broken)
+    monkeypatch.setattr("gemini_streams.streams.session.Session.answering", broken)
     ref.start_stream(PROMPT, subscriber=probe.ref)
     error = last_of(probe).error
     assert isinstance(error, gemini_streams.StreamCrashedError)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemini_streams.errors import EventTooLargeError, UnexpectedResponseError
-from gemini_streams.sse import Decoder
+from gemini_streams.http.sse import Decoder
 
 LIMIT = 1 << 20
 

@@ -22,7 +22,7 @@ from gemini_streams import (
     StreamStopped,
     SubscriberActor,
 )
-from gemini_streams.delivery import ControlBatch, EventBatch
+from gemini_streams.delivery.subscription import ControlBatch, EventBatch
 from gemini_streams.testing import Failure, LocalGemini, Raw, Reply, check_history
 from pykka_supervisor import ChildSpec, Supervisor, kill
 from streams.helpers import LAST, ONCE, eventually

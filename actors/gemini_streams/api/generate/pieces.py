@@ -28,7 +28,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gemini_streams.gemini.json_values import copied, mended
+from gemini_streams.api.json_values import copied, mended
 
 __all__ = ["Calls", "Halves", "index_of", "is_fragment"]
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gemini_streams.errors import APIError
-from gemini_streams.retry import TOO_MANY_REQUESTS
+from gemini_streams.streams.retry import TOO_MANY_REQUESTS
 
 if TYPE_CHECKING:
-    from gemini_streams.session import Session
+    from gemini_streams.streams.session import Session
     from pykka_supervisor import Timer
 
 __all__ = ["Waits"]

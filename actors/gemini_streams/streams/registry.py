@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import pykka
 from pykka.messages import ProxyGetAttr
 
-from gemini_streams.cooldowns import Cooldowns
 from gemini_streams.errors import (
     GeminiStreamsError,
     ManagerDrainingError,
@@ -34,16 +33,17 @@ from gemini_streams.errors import (
     StreamNotFoundError,
     shown,
 )
-from gemini_streams.launches import Launches
 from gemini_streams.messages import ManagerStats, Status
 from gemini_streams.safely import safely
+from gemini_streams.streams.pacing import Launches
+from gemini_streams.streams.rate_limits import Cooldowns
 from pykka_supervisor import Down, MonitorRef, demonitor
 from pykka_supervisor.monitor import monitor_directly
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    from gemini_streams.session import Session
+    from gemini_streams.streams.session import Session
     from pykka_supervisor import Clock, Timer
 
 __all__ = ["CancelSession", "LaunchMore", "Sessions", "StartSession", "subscribes"]

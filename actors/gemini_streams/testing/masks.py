@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 
-from gemini_streams.gemini.scrub import Scrubber
+from gemini_streams.api.scrub import Scrubber
 
 __all__ = ["Masks"]
 

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
-from gemini_streams.pace import Pace
+from gemini_streams.streams.pace import Pace
 
 if TYPE_CHECKING:
     from pykka_supervisor import Clock, Timer

@@ -27,7 +27,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pykka
 
-from gemini_streams.delivery import LastMessageOf, Subscription, common_room
+from gemini_streams.api.endpoint import Target
+from gemini_streams.api.generate.meaning import Meaning, Pieces
+from gemini_streams.api.generate.request import BuiltRequest, encode_body, with_token
+from gemini_streams.api.json_values import decode
+from gemini_streams.api.usage import add_usage
+from gemini_streams.delivery.history import ALL_KEPT, History
+from gemini_streams.delivery.subscription import LastMessageOf, Subscription, common_room
 from gemini_streams.errors import (
     APIError,
     DeadlineExceededError,
@@ -39,14 +45,7 @@ from gemini_streams.errors import (
     StreamEndedError,
     StreamTruncatedError,
 )
-from gemini_streams.exchange import Exchange
-from gemini_streams.gemini.endpoint import Target
-from gemini_streams.gemini.json_values import decode
-from gemini_streams.gemini.meaning import Meaning, Pieces
-from gemini_streams.gemini.request import BuiltRequest, encode_body, with_token
-from gemini_streams.gemini.usage import add_usage
-from gemini_streams.history import ALL_KEPT, History
-from gemini_streams.lifecycle import ENDED, follow
+from gemini_streams.http.exchange import Exchange
 from gemini_streams.messages import (
     Status,
     StreamComplete,
@@ -57,17 +56,18 @@ from gemini_streams.messages import (
     StreamStopped,
 )
 from gemini_streams.options import FlowControl, Place, Settings
-from gemini_streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
 from gemini_streams.safely import safely
-from gemini_streams.waits import Waits
+from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
+from gemini_streams.streams.status import ENDED, follow
+from gemini_streams.streams.waits import Waits
 from pykka_supervisor import kill
 from pykka_supervisor.log import get_logger
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    from gemini_streams.cooldowns import Cooldowns
-    from gemini_streams.sessions import Sessions
+    from gemini_streams.streams.rate_limits import Cooldowns
+    from gemini_streams.streams.registry import Sessions
     from pykka_supervisor import Timer
 
 __all__ = ["Attempt", "Retired", "Session"]

@@ -37,8 +37,7 @@ import urllib3
 import urllib3.connection
 import urllib3.exceptions
 
-from gemini_streams.chunked import ChunkedError
-from gemini_streams.content_coding import CodingError, CutError
+from gemini_streams.api.endpoint import Target
 from gemini_streams.errors import (
     ConnectionFailedError,
     ConnectionLostError,
@@ -46,10 +45,11 @@ from gemini_streams.errors import (
     InvalidRequestError,
     UnexpectedResponseError,
 )
-from gemini_streams.gemini.endpoint import Target
-from gemini_streams.http1 import Head, HeadError, HeadReader, request_head
-from gemini_streams.idle import IdleConnections
-from gemini_streams.reader import Reader
+from gemini_streams.http.chunked import ChunkedError
+from gemini_streams.http.content_coding import CodingError, CutError
+from gemini_streams.http.http1 import Head, HeadError, HeadReader, request_head
+from gemini_streams.http.idle import IdleConnections
+from gemini_streams.http.reader import Reader
 from pykka_supervisor import SYSTEM_CLOCK, Clock
 
 __all__ = ["SMALLEST_READ", "Connections", "Interrupted", "User", "failure_of"]

@@ -23,14 +23,9 @@ from typing import Any
 
 import msgspec
 
-from gemini_streams.errors import (
-    EventTooLargeError,
-    GeminiStreamsError,
-    MalformedEventError,
-    UnexpectedResponseError,
-)
-from gemini_streams.gemini.generate import candidate_of, error_of, is_nothing, parts_in, said
-from gemini_streams.gemini.json_values import (
+from gemini_streams.api.generate.pieces import Calls, Halves, index_of
+from gemini_streams.api.generate.response import candidate_of, error_of, is_nothing, parts_in, said
+from gemini_streams.api.json_values import (
     COULD_BE_DEEP,
     TooDeepError,
     check_depth,
@@ -39,7 +34,12 @@ from gemini_streams.gemini.json_values import (
     mend,
     read,
 )
-from gemini_streams.gemini.pieces import Calls, Halves, index_of
+from gemini_streams.errors import (
+    EventTooLargeError,
+    GeminiStreamsError,
+    MalformedEventError,
+    UnexpectedResponseError,
+)
 
 __all__ = ["End", "Ending", "Meaning", "Pieces", "at_end"]
 

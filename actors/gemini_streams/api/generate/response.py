@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemini_streams.gemini.pieces import index_of, is_fragment
+from gemini_streams.api.generate.pieces import index_of, is_fragment
 
 __all__ = [
     "candidate_of",

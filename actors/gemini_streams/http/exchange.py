@@ -26,12 +26,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gemini_streams.chunked import ChunkedDecoder, ChunkedError
-from gemini_streams.connection import SMALLEST_READ, Connections, Interrupted, failure_of
-from gemini_streams.content_coding import ContentDecoder
+from gemini_streams.api.endpoint import Target
 from gemini_streams.errors import ConnectionLostError, GeminiStreamsError
-from gemini_streams.gemini.endpoint import Target
-from gemini_streams.http1 import Head
+from gemini_streams.http.chunked import ChunkedDecoder, ChunkedError
+from gemini_streams.http.connections import SMALLEST_READ, Connections, Interrupted, failure_of
+from gemini_streams.http.content_coding import ContentDecoder
+from gemini_streams.http.http1 import Head
 
 __all__ = ["Exchange"]
 

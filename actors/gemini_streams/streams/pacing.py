@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from pykka_supervisor.timers import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
-    from gemini_streams.session import Session
+    from gemini_streams.streams.session import Session
 
 __all__ = ["Launches"]
 

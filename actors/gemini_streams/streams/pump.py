@@ -17,8 +17,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemini_streams.connection import Interrupted
-from gemini_streams.delivery import NO_LIMIT
+from gemini_streams.api.failures import error_from_event, find_error
+from gemini_streams.api.generate.meaning import End, at_end
+from gemini_streams.api.generate.response import is_nothing
+from gemini_streams.api.json_values import TooDeepError, decode
+from gemini_streams.delivery.subscription import NO_LIMIT
 from gemini_streams.errors import (
     APIError,
     ConnectionLostError,
@@ -27,15 +30,12 @@ from gemini_streams.errors import (
     IdleTimeoutError,
     StreamTruncatedError,
 )
-from gemini_streams.exchange import Exchange
-from gemini_streams.gemini.failures import error_from_event, find_error
-from gemini_streams.gemini.generate import is_nothing
-from gemini_streams.gemini.json_values import TooDeepError, decode
-from gemini_streams.gemini.meaning import End, at_end
+from gemini_streams.http.connections import Interrupted
+from gemini_streams.http.exchange import Exchange
+from gemini_streams.http.reader import Reader
+from gemini_streams.http.sse import Decoder
 from gemini_streams.messages import StreamEvent
-from gemini_streams.reader import Reader
-from gemini_streams.session import Attempt, Session
-from gemini_streams.sse import Decoder
+from gemini_streams.streams.session import Attempt, Session
 
 __all__ = ["Pump"]
 

@@ -34,9 +34,9 @@ from typing import Any, ClassVar, Protocol
 import pykka
 from pykka.messages import ProxyGetAttr
 
-from gemini_streams.carried import CarriedInbox, never_blocks
+from gemini_streams.delivery.carried import CarriedInbox, never_blocks
+from gemini_streams.delivery.history import Replay
 from gemini_streams.errand import Errand
-from gemini_streams.history import Replay
 from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
 from gemini_streams.safely import safely

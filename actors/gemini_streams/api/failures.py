@@ -29,10 +29,10 @@ from typing import Any
 
 import msgspec
 
+from gemini_streams.api.generate.response import error_of
+from gemini_streams.api.json_values import decode, mend
+from gemini_streams.api.scrub import in_words
 from gemini_streams.errors import APIError, GeminiStreamsError
-from gemini_streams.gemini.generate import error_of
-from gemini_streams.gemini.json_values import decode, mend
-from gemini_streams.gemini.scrub import in_words
 
 __all__ = [
     "RETRYABLE",

@@ -33,15 +33,14 @@ from typing import Any, Protocol, TextIO
 import pykka
 
 from gemini_streams.answer import Answer
+from gemini_streams.api.endpoint import Gemini
 from gemini_streams.errors import (
     APIError,
     ConnectionFailedError,
     GeminiStreamsError,
     MissingCredentialsError,
 )
-from gemini_streams.gemini.endpoint import Gemini
 from gemini_streams.iterate import stream
-from gemini_streams.local_gemini import Failure, LocalGemini, Reply
 from gemini_streams.manager import ManagerActor, ManagerRef
 from gemini_streams.messages import (
     StreamComplete,
@@ -52,6 +51,7 @@ from gemini_streams.messages import (
     SubscriberMessage,
 )
 from gemini_streams.options import DEFAULT_MODEL, RetryPolicy
+from gemini_streams.testing.local_gemini import Failure, LocalGemini, Reply
 from pykka_supervisor import kill
 
 __all__ = ["main"]

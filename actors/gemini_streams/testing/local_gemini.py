@@ -44,8 +44,8 @@ from typing import Any, Literal, NamedTuple, Self, cast
 
 import msgspec
 
-from gemini_streams.gemini.endpoint import Gemini
-from gemini_streams.masks import Masks
+from gemini_streams.api.endpoint import Gemini
+from gemini_streams.testing.masks import Masks
 
 __all__ = [
     "Body",

@@ -15,13 +15,13 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
-from gemini_streams import cooldowns
-from gemini_streams.connection import Connections
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
+from gemini_streams.http.connections import Connections
 from gemini_streams.safely import safely
-from gemini_streams.session import Session
-from gemini_streams.sessions import CancelSession, LaunchMore, Sessions, StartSession
-from gemini_streams.stream_actor import AttemptFailed, StreamActor
+from gemini_streams.streams import rate_limits as cooldowns
+from gemini_streams.streams.actor import AttemptFailed, StreamActor
+from gemini_streams.streams.registry import CancelSession, LaunchMore, Sessions, StartSession
+from gemini_streams.streams.session import Session
 from gemini_streams.traces import trace_of
 from pykka_supervisor import (
     GIVE_UP,

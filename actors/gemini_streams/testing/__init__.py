@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gemini_streams.histories import Violation, check_history
-from gemini_streams.local_gemini import (
+from gemini_streams.testing.histories import Violation, check_history
+from gemini_streams.testing.local_gemini import (
     Body,
     Failure,
     Gate,

@@ -16,7 +16,8 @@ from typing import Any
 
 import pykka
 
-from gemini_streams.connection import Connections, Interrupted
+from gemini_streams.api.failures import cleaned, error_from_event, find_error, parse_error
+from gemini_streams.api.generate.meaning import End
 from gemini_streams.errors import (
     APIError,
     BadFinishError,
@@ -26,13 +27,12 @@ from gemini_streams.errors import (
     StreamTruncatedError,
     UnexpectedResponseError,
 )
-from gemini_streams.exchange import Exchange
-from gemini_streams.gemini.failures import cleaned, error_from_event, find_error, parse_error
-from gemini_streams.gemini.meaning import End
-from gemini_streams.pump import Pump
-from gemini_streams.session import Attempt, Retired, Session
+from gemini_streams.http.connections import Connections, Interrupted
+from gemini_streams.http.exchange import Exchange
+from gemini_streams.streams.pump import Pump
+from gemini_streams.streams.session import Attempt, Retired, Session
+from gemini_streams.streams.verdict import verdict_on
 from gemini_streams.traces import trace_of
-from gemini_streams.verdict import verdict_on
 from pykka_supervisor import SupervisedActor
 from pykka_supervisor.log import get_logger
 

@@ -16,7 +16,7 @@ from pykka_supervisor.log import get_logger
 
 if TYPE_CHECKING:
     from gemini_streams.errors import GeminiStreamsError
-    from gemini_streams.session import Session
+    from gemini_streams.streams.session import Session
 
 __all__ = ["PATIENCE", "verdict_on"]
 

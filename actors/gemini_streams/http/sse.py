@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 
 from gemini_streams.errors import EventTooLargeError, UnexpectedResponseError
-from gemini_streams.strays import StrayValue
+from gemini_streams.http.strays import StrayValue
 
 __all__ = ["Decoder"]
 

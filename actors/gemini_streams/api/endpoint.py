@@ -35,8 +35,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from requests.utils import get_environ_proxies
 
+from gemini_streams.api.scrub import MOST_WORDS, Scrubber, in_words
 from gemini_streams.errors import InvalidRequestError, MissingCredentialsError
-from gemini_streams.gemini.scrub import MOST_WORDS, Scrubber, in_words
 
 __all__ = ["DEFAULT_BASE_URL", "Endpoint", "Gemini", "Secret", "Target"]
 

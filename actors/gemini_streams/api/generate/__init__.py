@@ -1,0 +1,1 @@
+"""The API `streamGenerateContent`: its requests and its events."""

@@ -1,0 +1,1 @@
+"""The way of a message from a stream into a subscriber's inbox."""

@@ -1,1 +1,0 @@
-"""Gemini's wire, without I/O: what to send, where, and what an event means."""

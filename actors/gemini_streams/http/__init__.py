@@ -1,0 +1,1 @@
+"""Bytes: connections, framing, and the lines of an event stream."""

@@ -1,0 +1,1 @@
+"""The life of one stream: its attempts, its retries and its end, and the table of all streams."""
