@@ -11,22 +11,27 @@ to die. An incarnation that does not end in time is *abandoned*: it is retired f
 waits for it is told so, and when its thread comes back at last it finds nothing to do and no hook
 of the actor is called any more.
 
-    launched -> started -> ended            by itself, stopped, crashed or killed
-            \-> ended       \-> abandoned   somebody else's decision; the thread may still run
+    launched -> born -> started -> ended    by itself, stopped, crashed or killed
+          \------\---------\-----> abandoned   by its supervisor or a kill; the thread may still run
 
-What an incarnation that is being ended shall die of stands in `order`. Two ways to end one: a stop
-that waits its turn in the inbox, as Pykka's does, and `command()`, which overtakes the inbox.
+It is born when `__init__` has returned, and started when `on_start` has. Both run in its own thread, but
+for an actor on its own, whose `__init__` runs in its starter's, as Pykka has it. While `__init__` runs, the
+incarnation is the current one of that thread already.
+
+`order` holds the reason that was chosen for an incarnation that is being ended. There are two ways to end
+one: a stop that waits its turn in the inbox, as Pykka's does, and `command()`, which overtakes the inbox.
 
 An end has three steps, in this order, all in the incarnation's thread:
 
-1. `begin_end()` decides the reason and whether the end is final. Nothing changes either afterwards,
-   but that a supervisor may still make a restart final. Nobody waits for an answer of this incarnation
-   any more. Where the end is final, the inbox is closed and what waits in it fails: the actor is dead,
-   as Pykka has it. For a restart the inbox is held.
+1. `begin_end()` decides whether the end is final. Afterwards only a supervisor may change that, from a
+   restart to a final end. Each ask that this incarnation has in hand or has deferred fails. Where the
+   end is final, the inbox is closed and what waits in it fails: the actor is dead, as Pykka has it. For
+   a restart the inbox is held.
 2. What lives by the actor ends (links, a supervisor's children), then `on_stop` or `on_failure` runs.
    What a hook raises is reported.
-3. `ended()`: after a final end the name is released and the monitors are told, in `finish()`; else the
-   supervisor decides.
+3. The actor is freed: no reference of this package's is left, so its sockets are closed before its end
+   is told and before its successor is made. Then `ended()`: after a final end the name is released and
+   the monitors are told, in `finish()`; after another one the supervisor decides.
 """
 
 from __future__ import annotations
