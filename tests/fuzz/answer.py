@@ -21,7 +21,7 @@ from fuzz.content import Taste, error_object, pieces
 from fuzz.framing import FLOOD, Framed, Head, framed, header_lines
 from fuzz.marks import BEHIND, Mark
 
-__all__ = ["LATE", "Afterwards", "Answer", "Write", "make_answer"]
+__all__ = ["LATE", "Afterwards", "Answer", "Write", "make_answer", "said_back"]
 
 LATE = 999_998
 """The event number of what is sent on an idle connection, some time behind an answer."""
@@ -291,7 +291,7 @@ _AFTER = (
 )
 
 
-def _said_back(rng: Random, key: str) -> str:
+def said_back(rng: Random, key: str) -> str:
     """The key as a server or a proxy may say it back."""
     return rng.choice(
         [
@@ -311,7 +311,7 @@ def _said_back(rng: Random, key: str) -> str:
 def _refusal(rng: Random, mark: Mark, key: str, *, bombs: bool) -> Answer:
     """An error's status."""
     status = rng.choice(_STATUSES)
-    said = _said_back(rng, key)
+    said = said_back(rng, key)
     match rng.randrange(5):
         case 0:
             page = f"<html><head><title>{status} {said}</title></head><body><p>{mark} {said}</p>"

@@ -17,7 +17,18 @@ from typing import Any
 import pykka
 
 from fuzz.answer import Answer
-from fuzz.plan import ATTEMPTS, ITERATORS, Case, Deed, ReaderPlan, StreamPlan, answer_to, key_of, make_case
+from fuzz.plan import (
+    ATTEMPTS,
+    ITERATORS,
+    Case,
+    Deed,
+    ReaderPlan,
+    StreamPlan,
+    answer_to,
+    key_of,
+    make_case,
+    password_of,
+)
 from fuzz.readers import Reader, can_follow, read_by_iterator, start_reader
 from fuzz.server import HostileServer, Played, prompt
 from fuzz.watch import LogWatch, ManagerWatch, Metronome, peak_memory, reset_peak
@@ -117,8 +128,15 @@ class _Run:
         self._case = case
         self._evidence = evidence
         self._metronome = metronome
+        port = server.url.rpartition(":")[2]
+        proxy = f"http://user:{password_of(case.number)}@127.0.0.1:{port}"
         self._endpoints = [
-            Gemini(key_of(case.number, tenant), server.url, verify=server.authority or True)
+            Gemini(
+                key_of(case.number, tenant),
+                server.url,
+                verify=server.authority or True,
+                proxies={"http": proxy, "https": proxy} if case.proxied else {},
+            )
             for tenant in range(case.tenants)
         ]
         self._manager = ManagerActor.start(

@@ -23,7 +23,7 @@ from fuzz.answer import LATE
 from fuzz.answer import Answer as Said
 from fuzz.drive import Evidence
 from fuzz.marks import BEHIND, Mark, marks_in, strings_in
-from fuzz.plan import ITERATORS, key_of
+from fuzz.plan import ITERATORS, key_of, password_of
 from fuzz.readers import LAST, Reader
 from gemini_streams import (
     Answer,
@@ -202,7 +202,9 @@ def _which_end(evidence: Evidence, reader: Reader) -> Iterator[str]:
         )
         timed = isinstance(error, FirstEventTimeoutError | IdleTimeoutError | DeadlineExceededError)
         queued = (case.queues or plan.deadline < 1) and isinstance(error, DeadlineExceededError)
-        rough = case.rough and (timed or isinstance(error, ConnectionError | UnexpectedResponseError))
+        rough = case.rough and (
+            timed or isinstance(error, ConnectionError | UnexpectedResponseError | APIError)
+        )
         if not excused and not queued and not rough and not (timed and _stalled(evidence)):
             yield f"failed though all answers were sound: {type(error).__name__}: {error}"
     elif isinstance(last, StreamError) and isinstance(last.error, APIError) and not plan.taste.sound:
@@ -264,6 +266,7 @@ def reveals(text: str, key: str) -> bool:
 
 def _revealed(evidence: Evidence) -> Iterator[str]:
     keys = [key_of(evidence.case.number, tenant) for tenant in range(evidence.case.tenants)]
+    keys.append(password_of(evidence.case.number))
     for line in [*(line for _, line in evidence.log), *evidence.shown]:
         if any(reveals(line, key) for key in keys):
             yield f"a log line, or a StreamInfo, shows a key: {line[:300]}"

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from fuzz.answer import Answer, make_answer
+from fuzz.answer import Answer, make_answer, said_back
 from fuzz.content import Taste
 from fuzz.marks import Mark
 
 __all__ = [
     "ATTEMPTS",
+    "ITERATORS",
     "Case",
     "Deed",
     "ReaderPlan",
@@ -23,6 +24,8 @@ __all__ = [
     "greeting_of",
     "key_of",
     "make_case",
+    "password_of",
+    "refusal_of",
 ]
 
 ATTEMPTS = 4
@@ -34,8 +37,9 @@ ITERATORS = ("iterator", "async")
 Overflow = Literal["pause", "drop_oldest", "drop_newest", "disconnect"]
 What = Literal["stop", "join", "leave", "kill", "info", "again", "kill manager"]
 """`again`: another tenant starts a stream with the same id and contents."""
-Greeting = Literal["", "fin", "rst", "silence", "garbage", "cut"]
-"""What becomes of a connection before its first request; empty: nothing odd. `cut`: closed in the handshake."""
+Greeting = Literal["", "fin", "rst", "silence", "garbage", "cut", "refuse"]
+"""What becomes of a connection before its first request; empty: nothing odd. `cut`: closed in the handshake, `refuse`:
+by the proxy, which says the credentials back."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Case:
     """Before it is stopped, the manager is drained for so long."""
     hurried: bool
     """Whether threads take turns as often as they can."""
+    proxied: bool
+    """Whether the server is reached through a proxy, with a password."""
 
     @property
     def queues(self) -> bool:
@@ -113,6 +119,11 @@ class Case:
 def key_of(case: int, tenant: int) -> str:
     """Return a tenant's API key."""
     return f"AIzaFuzz{case:08d}Tenant{tenant:02d}_" + "KeyOfOneTenantOnly"[: 18 - tenant]
+
+
+def password_of(case: int) -> str:
+    """Return the password for the proxy."""
+    return f"ProxyPassword{case:08d}ForFuzz"
 
 
 def _rng(*parts: object) -> Random:
@@ -151,6 +162,7 @@ def make_case(seed: int, number: int, *, small: bool = False) -> Case:
         stop_at=rng.uniform(0, 0.8) if rng.random() < 0.15 else None,
         drain=rng.choice([0.0, 0.1, 1.0]) if rng.random() < 0.15 else None,
         hurried=_rng(seed, number, "hurried").random() < 0.25,
+        proxied=_rng(seed, number, "proxied").random() < 0.15,
     )
 
 
@@ -185,12 +197,23 @@ def _stream(rng: Random, number: int, tenants: int, last: float) -> StreamPlan:
     )
 
 
+_GREETINGS: list[Greeting] = ["fin", "rst", "silence", "garbage", "cut"]
+
+
 def greeting_of(case: Case, connection: int) -> Greeting:
     """Return what becomes of a connection before its first request; the first one is 1."""
     rng = _rng(case.seed, case.number, "connection", connection)
     if not case.rough or rng.random() < 0.7:
         return ""
-    return rng.choice(["fin", "rst", "silence", "garbage", "cut"])
+    return rng.choice([*_GREETINGS, "refuse", "refuse"] if case.proxied else _GREETINGS)
+
+
+def refusal_of(case: Case, connection: int) -> bytes:
+    """Return what the proxy says where it refuses a connection."""
+    rng = _rng(case.seed, case.number, "refusal", connection)
+    said = said_back(rng, password_of(case.number)).encode()
+    head = b"HTTP/1.1 407 %s\r\nX-Said: %s\r\nContent-Length: %d\r\n\r\n" % (said, said, len(said))
+    return head + said
 
 
 def answer_to(case: Case, stream: int, request: int, *, bombs: bool = True) -> Answer:

@@ -24,7 +24,7 @@ from typing import Self
 import trustme
 
 from fuzz.answer import Afterwards, Answer
-from fuzz.plan import Case, answer_to, greeting_of, key_of
+from fuzz.plan import Case, answer_to, greeting_of, key_of, refusal_of
 
 __all__ = ["HostileServer", "Played", "prompt"]
 
@@ -34,6 +34,7 @@ _STUCK = 5.0
 _ASKED = re.compile(rb"this is fuzz stream (\d+) of case (\d+)")
 
 
+_TUNNEL = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _NOT_YOURS = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 """What a tenant gets who starts a stream with another's id and contents."""
 
@@ -146,7 +147,7 @@ class HostileServer:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(_STUCK)
-            if not connection.greet(greeting_of(self._case, number)):
+            if not self._begin(connection, number):
                 return
             if self._context is not None:
                 with self._lock:
@@ -164,6 +165,22 @@ class HostileServer:
             with self._lock:
                 self._open.discard(sock)
             connection.end("rst" if self._closing.is_set() else "bare")
+
+    def _begin(self, connection: _Connection, number: int) -> bool:
+        """Do what comes before a connection's first request, or its handshake; whether it can be used."""
+        case = self._case
+        greeting = greeting_of(case, number)
+        if greeting not in ("", "refuse"):
+            connection.greet(greeting)
+            return False
+        if case.proxied and (case.tls or greeting):
+            request = connection.read_request()
+            if request is None:
+                return False
+            if case.tls and not request[0].startswith(b"CONNECT "):
+                self.complaints.append(f"the proxy was asked for {request[0][:50]!r}")
+            connection.write(_TUNNEL if not greeting else refusal_of(case, number), 0)
+        return not greeting
 
     def _one_request(self, connection: _Connection, number: int) -> bool:
         request = connection.read_request()
@@ -209,11 +226,9 @@ class _Connection:
         self._closing = closing
         self._read = b""
 
-    def greet(self, greeting: str) -> bool:
-        """Do what becomes of the connection before its first request; whether it can be used."""
+    def greet(self, greeting: str) -> None:
+        """End the connection before its first request."""
         match greeting:
-            case "":
-                return True
             case "silence":
                 self.wait_for_the_end()
             case "garbage":
@@ -222,7 +237,6 @@ class _Connection:
                 self._more()
                 self.write(b"\x16\x03\x03\x00\x7a\x02", 0)
         self.end("rst" if greeting == "rst" else "bare")
-        return False
 
     def read_request(self) -> tuple[bytes, bytes] | None:
         """Return the next request's head and body; `None` where the client has closed."""
