@@ -8,6 +8,7 @@ import html.entities
 import json
 import re
 import string
+import time
 import urllib.parse
 from collections.abc import Callable
 
@@ -148,6 +149,29 @@ def test_the_whole_token_of_basic_credentials_goes() -> None:
         assert Scrubber([PASSWORD]).scrub(f"407 (Basic {token}) no") == f"407 (Basic {MASK}) no"
     short = base64.b64encode(b"me:pw").decode()
     assert Scrubber(["pw"], ["me:pw"]).scrub(f"Basic {short}, pw, spwx") == f"Basic {MASK}, {MASK}, spwx"
+
+
+def test_a_plus_is_a_space_of_a_form_or_the_secrets_own() -> None:
+    for secret in ("0123456789abcd", "01234+56789+abcd", "01234 56789 abcd"):
+        for broken in (f"{secret[:8]}\r\n  {secret[8:]}", f"{secret[:8]}  {secret[8:]}"):
+            text = urllib.parse.quote_plus(broken)
+            assert Scrubber([secret]).scrub(f"a+key={text}&b") == f"a+key={MASK}&b"
+            assert Scrubber([secret]).scrub(html.escape(json.dumps(text))) == f"&quot;{MASK}&quot;"
+
+
+def test_each_token_goes_where_there_are_several() -> None:
+    one = base64.b64encode(f"me:{PASSWORD}".encode()).decode().rstrip("=")
+    assert Scrubber([PASSWORD]).scrub(f"{one} {one}, x{one}{one}x ({one})") == "[key] [key], [key] ([key])"
+    broken = f"{one[:20]}\n{one[20:]}"
+    assert Scrubber([PASSWORD]).scrub(f"<{broken}> <{broken}{broken}>") == "<[key]> <[key]>"
+
+
+@pytest.mark.parametrize("encode", [_b64(0), _b64(1), str], ids=["base64", "aligned otherwise", "raw"])
+def test_a_text_that_is_full_of_a_secret_costs_its_length(encode: Callable[[str], str]) -> None:
+    piece = encode(KEY).rstrip("=")
+    began = time.thread_time()
+    assert Scrubber([KEY]).scrub(piece * (65536 // len(piece))) == MASK
+    assert time.thread_time() - began < 8  # a tenth of a second; with the square of the length, half a minute
 
 
 def test_json_is_looked_through() -> None:

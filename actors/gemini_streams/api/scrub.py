@@ -46,6 +46,8 @@ _JUNK = re.compile(
     r"[\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f"
     r"\u205f-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb]+"
 )
+_JUNK_OR_PLUS = re.compile(rf"(?:{_JUNK.pattern}|\+)+")
+"""A form has a plus for a space."""
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v"}
 
@@ -98,7 +100,7 @@ class Scrubber:
     `pairs` are texts like `user:password` that travel as base64 only.
     """
 
-    __slots__ = ("_encoded", "_plain", "_words")
+    __slots__ = ("_encoded", "_plain", "_plain_in_forms", "_words")
 
     def __init__(self, secrets: Iterable[str], pairs: Iterable[str] = ()) -> None:
         plain: set[str] = set()
@@ -117,6 +119,8 @@ class Scrubber:
             words |= _whole_base64(pair)
             encoded |= _stable_base64(pair)
         self._plain = [_Needle(text) for text in sorted(plain) if len(text) >= _SHORT]
+        in_forms = {text.replace("+", "") for text in plain}
+        self._plain_in_forms = [_Needle(text) for text in sorted(in_forms) if len(text) >= _SHORT]
         self._encoded = [_Needle(text) for text in sorted(encoded) if len(text) >= _SHORT]
         some = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True) if word)
         self._words = re.compile(rf"(?<![A-Za-z0-9_-])(?:{some})(?![A-Za-z0-9_-])") if some else None
@@ -164,19 +168,36 @@ class Scrubber:
                 (level.starts[match.start()], level.ends[match.end() - 1])
                 for match in self._words.finditer(level.text)
             ]
-        text, starts, ends = _rewritten(level, _JUNK, _nothing)
-        folded = _folded(text)
-        for needle in self._plain:
-            found += [(starts[start], ends[end - 1]) for start, end in needle.spans(folded)]
+        squeezed = _rewritten(level, _JUNK, _nothing)
+        self._look_for(self._plain, squeezed, found)
+        if "+" in level.text:
+            self._look_for(self._plain_in_forms, _rewritten(level, _JUNK_OR_PLUS, _nothing), found)
+        self._look_for_tokens(original, squeezed, found)
+
+    def _look_for(self, needles: list[_Needle], level: _Level, found: list[tuple[int, int]]) -> None:
+        folded = _folded(level.text)
+        for needle in needles:
+            found += [(level.starts[start], level.ends[end - 1]) for start, end in needle.spans(folded)]
+
+    def _look_for_tokens(self, original: str, level: _Level, found: list[tuple[int, int]]) -> None:
+        text, starts, ends = level
         standard = text.translate(_STANDARD)
-        for needle in self._encoded:
-            for start, end in needle.spans(standard):
-                first, last = starts[start], ends[end - 1]
-                while first > 0 and original[first - 1] in _BASE64:
-                    first -= 1
-                while last < len(original) and original[last] in _BASE64:
-                    last += 1
-                found.append((first, last))
+        hits = [
+            (starts[start], ends[end - 1])
+            for needle in self._encoded
+            for start, end in needle.spans(standard)
+        ]
+        done = 0  # each token is walked through once, however often a secret stands in it
+        for start, end in _merged(hits):
+            if end <= done:
+                continue
+            first, last = start, end
+            while first > done and original[first - 1] in _BASE64:
+                first -= 1
+            while last < len(original) and original[last] in _BASE64:
+                last += 1
+            found.append((first, last))
+            done = last
 
 
 def in_words(text: str, scrub: Callable[[str], str], most: int = MOST_WORDS) -> str:
