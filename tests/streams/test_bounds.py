@@ -27,11 +27,10 @@ from gemini_streams import (
     UnexpectedResponseError,
 )
 from gemini_streams.testing import Body, LocalGemini, Raw
+from kit.replies import CHUNKED, GZIP, answer, body, chunked, refusal
 from pykka_supervisor.testing import Probe, TestClock
 from streams.helpers import LAST, ONCE, error_of, events_of, eventually, last_of
 from streams.raw import read_request, serving
-from streams.test_connections import GZIP, refusal
-from streams.test_http1 import CHUNKED, answer, body, chunked
 
 trustme = pytest.importorskip("trustme", reason="the extra `tls` is not installed")
 

@@ -17,12 +17,11 @@ from gemini_streams import APIError, Gemini, ManagerRef, StreamComplete, StreamE
 from gemini_streams.http.connections import SMALLEST_READ
 from gemini_streams.http.idle import KEEP, LOOK_EVERY, IdleConnections, is_quiet
 from gemini_streams.testing import LocalGemini, Raw
+from kit.replies import CHUNKED, GZIP, answer, body, chunked, refusal
+from kit.tls import TLSServer
 from pykka_supervisor.testing import Probe, TestClock
 from streams.helpers import LAST, ONCE, eventually, text_of
-from streams.test_exchange import Server as TLSServer
-from streams.test_http1 import CHUNKED, answer, body, chunked
 
-GZIP = b"Content-Encoding: gzip"
 MINE, STOLEN = body("mine"), body("stolen")
 PACKED = gzip.compress(MINE)
 ERROR = json.dumps({"error": {"code": 403, "message": "mine", "status": "PERMISSION_DENIED"}}).encode()
@@ -30,12 +29,6 @@ ERROR = json.dumps({"error": {"code": 403, "message": "mine", "status": "PERMISS
 
 def length(data: bytes) -> bytes:
     return b"Content-Length: %d" % len(data)
-
-
-def refusal(*lines: bytes) -> bytes:
-    return (
-        answer(*lines).replace(b"200 OK", b"403 Forbidden").replace(b"text/event-stream", b"application/json")
-    )
 
 
 NEXT = answer(length(STOLEN)) + STOLEN

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import itertools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +24,9 @@ from gemini_streams.http.http1 import (
     request_head,
 )
 from gemini_streams.testing import LocalGemini, Raw
+from kit.replies import CHUNKED, answer, body, chunked
 from pykka_supervisor.testing import Probe
 from streams.helpers import LAST, ONCE, text_of
-
-CHUNKED = b"Transfer-Encoding: chunked"
 
 
 class Socket:
@@ -254,21 +252,6 @@ def test_a_host_header_of_ones_own_is_the_only_one() -> None:
 
 
 # -- through a stream -------------------------------------------------------------------------------------------------
-
-
-def body(text: str, *, last: bool = True) -> bytes:
-    candidate: dict[str, Any] = {"content": {"parts": [{"text": text}], "role": "model"}}
-    if last:
-        candidate["finishReason"] = "STOP"
-    return b"data: " + json.dumps({"candidates": [candidate]}).encode() + b"\r\n\r\n"
-
-
-def chunked(*bodies: bytes) -> bytes:
-    return b"".join(b"%x\r\n%s\r\n" % (len(b), b) for b in bodies) + b"0\r\n\r\n"
-
-
-def answer(*lines: bytes, end: bytes = b"\r\n") -> bytes:
-    return end.join([b"HTTP/1.1 200 OK", b"Content-Type: text/event-stream", *lines, b"", b""])
 
 
 PLAIN = answer(CHUNKED) + chunked(body("fine"))

@@ -30,11 +30,11 @@ from gemini_streams.http.connections import Connections
 from gemini_streams.http.exchange import Exchange
 from gemini_streams.http.idle import LOOK_EVERY, IdleConnections
 from gemini_streams.testing import Body, LocalGemini, Raw
+from kit.replies import CHUNKED, answer, body, chunked
 from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe, TestClock
 from streams.helpers import LAST, ONCE, eventually, last_of, text_of
 from streams.raw import read_request, serving
-from streams.test_http1 import CHUNKED, answer, body, chunked
 
 trustme = pytest.importorskip("trustme", reason="the extra `tls` is not installed")
 

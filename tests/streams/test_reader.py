@@ -21,11 +21,11 @@ from gemini_streams.http.reader import Reader
 from gemini_streams.streams.pump import Pump
 from gemini_streams.streams.session import Session
 from gemini_streams.testing import LocalGemini, Raw, Reply
+from kit.replies import answer, body
 from leftovers import descriptors
 from pykka_supervisor import kill
 from pykka_supervisor.testing import Probe
 from streams.helpers import LAST, ONCE, error_of, eventually, last_of, text_of
-from streams.test_http1 import answer, body
 
 THREAD = "gemini-streams-reader"
 CHUNKED = b"Transfer-Encoding: chunked"

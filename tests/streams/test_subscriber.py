@@ -24,9 +24,9 @@ from gemini_streams import (
 )
 from gemini_streams.delivery.subscription import ControlBatch, EventBatch
 from gemini_streams.testing import Failure, LocalGemini, Raw, Reply, check_history
+from kit.replies import answer, body, chunked
 from pykka_supervisor import ChildSpec, Supervisor, kill
 from streams.helpers import LAST, ONCE, eventually
-from streams.test_http1 import answer, body, chunked
 
 QUICK = RetryPolicy(initial_delay=0.0, jitter=0.0)
 
