@@ -11,9 +11,9 @@ from hypothesis import settings
 
 from gemini_streams import ManagerActor, ManagerRef
 from gemini_streams.testing import LocalGemini
-from leftovers import Before
+from kit.helpers import BatchProbe
+from kit.leftovers import Before
 from pykka_supervisor.testing import Probe, TestClock, flush_logs
-from streams.helpers import BatchProbe
 
 if TYPE_CHECKING:
     from gemini_streams import Gemini

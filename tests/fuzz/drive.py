@@ -41,7 +41,7 @@ from gemini_streams import (
     ManagerActor,
     RetryPolicy,
 )
-from leftovers import Before
+from kit.leftovers import Before
 from pykka_supervisor.testing import kill
 
 __all__ = ["ENDS_WITHIN", "Evidence", "run_case"]

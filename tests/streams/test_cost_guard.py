@@ -30,8 +30,8 @@ from gemini_streams import (
     SubscriberActor,
 )
 from gemini_streams.testing import Failure, LocalGemini, Raw, Reply
-from leftovers import descriptors
-from streams.helpers import eventually
+from kit.helpers import eventually
+from kit.leftovers import descriptors
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 TEXT = "x" * 200

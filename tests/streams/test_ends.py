@@ -23,9 +23,9 @@ from gemini_streams.delivery.subscription import Subscription
 from gemini_streams.streams.registry import Sessions
 from gemini_streams.streams.session import Session
 from gemini_streams.testing import LocalGemini, Reply
+from kit.helpers import LAST, eventually
 from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe, TestClock
-from streams.helpers import LAST, eventually
 
 STEPS = [
     (Session, "usage"),

@@ -20,9 +20,9 @@ from gemini_streams import (
     StreamStopped,
 )
 from gemini_streams.testing import Failure, Reply
+from kit.helpers import eventually
+from kit.scene import LAST, Scene, Slow
 from pykka_supervisor.testing import TestClock, kill
-from streams.helpers import eventually
-from streams.recovery_kit import LAST, Scene, Slow
 
 WHOLE = Reply("one two")
 Callback = Callable[[GeminiStreamsError], bool | None]

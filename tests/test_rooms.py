@@ -1,0 +1,190 @@
+"""Who may know whom: the direction of imports, and where the private parts of other libraries are used."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests.adapters
+import urllib3
+import urllib3.connection
+
+from pykka_supervisor import _pykka
+
+ROOT = Path(__file__).parents[1]
+SUPERVISOR = ROOT / "supervisor" / "pykka_supervisor"
+STREAMS = ROOT / "actors" / "gemini_streams"
+
+HTTP = frozenset({"requests", "urllib3", "http.client"})
+
+
+def modules(package: Path) -> list[Path]:
+    found = sorted(package.rglob("*.py"))
+    assert found
+    return found
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Each import of a module: (module, name), the name empty where the module itself is imported."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, ""
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            for alias in node.names:
+                yield node.module, alias.name
+
+
+def is_of(module: str, packages: frozenset[str] | set[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def is_private(dotted: str) -> bool:
+    return any(part.startswith("_") and not part.startswith("__") for part in dotted.split("."))
+
+
+def test_the_supervisor_knows_nothing_of_streams() -> None:
+    wrong = [
+        f"{path.name}: {module}"
+        for path in modules(SUPERVISOR)
+        for module, _ in imports(path)
+        if is_of(module, {"gemini_streams"})
+    ]
+    assert wrong == []
+
+
+def test_the_supervisor_can_be_imported_alone() -> None:
+    """It brings neither the streams nor HTTP along."""
+    code = (
+        "import sys, pykka_supervisor, pykka_supervisor.testing;"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'gemini_streams', 'requests', 'urllib3', 'msgspec'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert run.stdout.strip() == "[]"
+
+
+def test_private_parts_of_pykka_are_used_in_one_place() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: from {module} import {name}"
+        for path in [*modules(SUPERVISOR), *modules(STREAMS)]
+        if path.name != "_pykka.py"
+        for module, name in imports(path)
+        if is_of(module, {"pykka"}) and is_private(f"{module}.{name}")
+    ]
+    assert wrong == []
+
+
+def test_the_streams_use_the_supervisors_public_names() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: from {module} import {name}"
+        for path in modules(STREAMS)
+        for module, name in imports(path)
+        if is_of(module, {"pykka_supervisor"}) and is_private(f"{module}.{name}")
+    ]
+    assert wrong == []
+
+
+PYKKAS_OWN = {
+    "_actor_loop",
+    "_actor_ref",
+    "_actor_refs",
+    "_actor_refs_lock",
+    "_actor_weakref",
+    "_create_actor_inbox",
+    "_create_future",
+    "_handle_failure",
+    "_handle_receive",
+    "_start_actor_loop",
+}
+"""Attributes that Pykka's classes have for themselves. `_stop` is too common a name to look for."""
+
+
+@pytest.mark.parametrize("package", [SUPERVISOR, STREAMS], ids=lambda p: p.name)
+def test_private_attributes_of_pykka_are_used_in_one_place(package: Path) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: .{node.attr}"
+        for path in modules(package)
+        if path.name != "_pykka.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in PYKKAS_OWN
+        if not (isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name))  # super()._…
+    ]
+    assert wrong == []
+
+
+def test_pykkas_private_parts_are_where_they_were() -> None:
+    assert _pykka.missing_hooks() == [], "Pykka has moved something that pykka_supervisor uses"
+
+
+def test_http_is_spoken_in_one_place() -> None:
+    """The endpoint asks requests for the environment's proxies, and the local server is no client."""
+    allowed = {
+        ("connections.py", "*"),
+        ("endpoint.py", "requests.utils.get_environ_proxies"),
+    }
+    wrong = []
+    for path in modules(STREAMS):
+        for module, name in imports(path):
+            used = f"{module}.{name}".rstrip(".")
+            if is_of(module, HTTP) and not {(path.name, "*"), (path.name, used)} & allowed:
+                wrong.append(f"{path.relative_to(ROOT)}: {used}")
+    assert wrong == []
+
+
+HOOKS: dict[str, str] = {
+    "urllib3.connection:HTTPConnection._new_conn": "makes the socket that an interrupt shuts down",
+    "urllib3.connection:HTTPSConnection._new_conn": "makes the socket that an interrupt shuts down",
+    "urllib3.connection:HTTPConnection.connect": "after it the socket's time-out is taken off",
+    "urllib3.connection:HTTPSConnection.connect": "wraps the socket",
+    "urllib3.connection:HTTPConnection._tunnel": "asks a proxy for a connection",
+    "urllib3.connection:HTTPConnection.request": "sends a request",
+    "urllib3.connection:HTTPConnection.getresponse": "reads an answer's head",
+    "urllib3.connection:HTTPConnection.default_port": "tells whether the Host header names a port",
+    "urllib3:HTTPConnectionPool._get_conn": "asks for an idle connection",
+    "urllib3:HTTPConnectionPool._new_conn": "makes a connection where there is no idle one",
+    "urllib3:HTTPConnectionPool._put_conn": "takes back what is to be closed",
+    "urllib3:HTTPConnectionPool.urlopen": "asks an answer for its status, headers and version_string",
+    "urllib3.util.ssltransport:SSLTransport.recv": "reads TLS inside of TLS",
+    "urllib3:HTTPConnectionPool.ConnectionCls": "our connections are made by the pool",
+    "urllib3:HTTPSConnectionPool.ConnectionCls": "our connections are made by the pool",
+    "urllib3:PoolManager.pool_classes_by_scheme": "our pools are made by the pool manager",
+    "requests.adapters:HTTPAdapter.init_poolmanager": "where our pools are put in",
+    "requests.adapters:HTTPAdapter.proxy_manager_for": "where our pools are put in for proxies",
+    "requests.adapters:HTTPAdapter.get_connection_with_tls_context": "finds a route's pool once",
+    "requests.adapters:HTTPAdapter.cert_verify": "sets a pool's certificates once",
+    "requests.adapters:HTTPAdapter.request_url": "finds a route's path once",
+    "requests.adapters:HTTPAdapter.build_response": "gives the answer without requests' own cost",
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_connection_builds_on_is_where_it_was(hook: str) -> None:
+    module, _, dotted = hook.partition(":")
+    found: object = importlib.import_module(module)
+    if dotted == "PoolManager.pool_classes_by_scheme":
+        found, dotted = urllib3.PoolManager(), "pool_classes_by_scheme"
+    for part in dotted.split("."):
+        assert hasattr(found, part), f"{hook} has moved: it {HOOKS[hook]}"
+        found = getattr(found, part)
+
+
+def test_the_connections_own_attributes_are_where_they_were() -> None:
+    connection = urllib3.connection.HTTPConnection("localhost")
+    for name in ("sock", "timeout", "host", "port", "_tunnel_host", "_tunnel_port", "_tunnel_headers"):
+        assert hasattr(connection, name), f"urllib3's HTTPConnection.{name} has moved"
+    near, far = socket.socketpair()
+    with (
+        far,
+        ssl.create_default_context().wrap_socket(
+            near, server_hostname="x", do_handshake_on_connect=False
+        ) as wrapped,
+    ):
+        assert hasattr(wrapped, "suppress_ragged_eofs"), "SSLSocket.suppress_ragged_eofs has moved"
+    assert requests.adapters.HTTPAdapter().poolmanager is not None
