@@ -6,10 +6,12 @@ server saw stands in `requests` and `complaints`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import re
 import select
+import shutil
 import socket
 import ssl
 import struct
@@ -63,7 +65,9 @@ def _certificate(version: str) -> tuple[ssl.SSLContext, str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.maximum_version = ssl.TLSVersion[version.replace(".", "_")]
     authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.ECDSA).configure_cert(context)
-    path = Path(tempfile.mkdtemp(prefix="fuzz-")) / "ca.pem"
+    folder = tempfile.mkdtemp(prefix="fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "ca.pem"
     authority.cert_pem.write_to_path(path)
     return context, str(path)
 
