@@ -88,7 +88,7 @@ class Table:
     """What a session needs of the table of all streams."""
 
     def __init__(self) -> None:
-        self.launches = Launches(lambda: None)
+        self.launches: Launches[Session] = Launches(lambda: None)
         self.cooldowns = Cooldowns(TestClock())
 
     def unwatch(self, ref: Any, session: Session) -> None: ...

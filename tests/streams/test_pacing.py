@@ -32,7 +32,7 @@ def test_no_more_than_so_many_are_between_their_start_and_their_request(
     monkeypatch.setattr(pace, "PATIENCE", 3600.0)
     monkeypatch.setattr(pace, "STUCK", 3600.0)
     woken: list[None] = []
-    launches = Launches(lambda: woken.append(None))
+    launches: Launches[Any] = Launches(lambda: woken.append(None))
     sessions: list[Any] = [Session() for _ in range(3 * AT_ONCE)]
     for session in sessions:
         launches.add(session)
@@ -62,7 +62,7 @@ def test_tenants_are_served_by_turns_and_each_in_the_order_of_asking(
         patched.setattr(pace, "STUCK", 3600.0)
         patched.setattr(pace, "AT_ONCE", 4)
         patched.setattr(SYSTEM_CLOCK, "call_later", lambda *_: None)
-        launches = Launches(lambda: None)
+        launches: Launches[Any] = Launches(lambda: None)
         waiting: list[Any] = [Session(tenant) for tenant in asked]
         for session in waiting:
             launches.add(session)
@@ -96,7 +96,7 @@ def test_what_hangs_holds_no_place_for_long(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(SYSTEM_CLOCK, "call_later", lambda *_: None)
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    launches = Launches(lambda: None)
+    launches: Launches[Any] = Launches(lambda: None)
     for _ in range(3 * AT_ONCE):
         launches.add(cast("Any", Session()))
     for launched in (AT_ONCE, AT_ONCE, AT_ONCE):

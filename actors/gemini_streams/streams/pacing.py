@@ -21,14 +21,12 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
+from gemini_streams.api.endpoint import Target
 from pykka_supervisor.timers import SYSTEM_CLOCK
 
-if TYPE_CHECKING:
-    from gemini_streams.streams.session import Session
-
-__all__ = ["Launches"]
+__all__ = ["Launched", "Launches"]
 
 AT_ONCE = 32
 PATIENCE = 0.02
@@ -36,19 +34,34 @@ STUCK = 0.1
 """Ten times what a launch takes where many are made: fewer, and a slow machine would launch all at once."""
 
 
-class Launches:
-    """Who is being launched and who waits for it. `wake` has the supervisor call `next` again; from any thread."""
+class Launched(Protocol):
+    """A stream, as far as its launch is concerned."""
+
+    @property
+    def target(self) -> Target:
+        """The service that the stream asks."""
+
+
+StreamT = TypeVar("StreamT", bound=Launched)
+
+
+class Launches(Generic[StreamT]):
+    """The streams that are being launched and those that wait for it.
+
+    The supervisor's thread calls `add` and `next`; any thread calls `out`. `wake` has the supervisor call `next`
+    again; any thread may call `wake`.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        # The supervisor's: those that wait, by tenant, the one whose turn is next first.
-        self._waiting: OrderedDict[Hashable, deque[Session]] = OrderedDict()
-        self._under_way: dict[Session, float] = {}  # and when each was launched
+        # Written by the supervisor's thread: the streams that wait, by tenant; the tenant whose turn it is comes first.
+        self._waiting: OrderedDict[Hashable, deque[StreamT]] = OrderedDict()
+        self._under_way: dict[StreamT, float] = {}  # and when each was launched; any thread takes one out
         self._latest = 0.0
         self._woken = False
         self._timed = False
 
-    def add(self, session: Session) -> None:
+    def add(self, session: StreamT) -> None:
         """Queue a session; in the supervisor's thread."""
         tenant = session.target.identity
         queue = self._waiting.get(tenant)
@@ -56,7 +69,7 @@ class Launches:
             queue = self._waiting[tenant] = deque()
         queue.append(session)
 
-    def next(self) -> Session | None:
+    def next(self) -> StreamT | None:
         """Take the session that is to be launched now, if one is; in the supervisor's thread."""
         self._woken = False
         if not self._waiting:
@@ -82,7 +95,7 @@ class Launches:
         under_way[session] = now
         return session
 
-    def out(self, session: Session) -> None:
+    def out(self, session: StreamT) -> None:
         """Take note, from any thread, that a session's request is out, or never will be."""
         self._under_way.pop(session, None)
         if self._waiting and len(self._under_way) < AT_ONCE // 2:

@@ -18,12 +18,9 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
 
 from gemini_streams.streams.pace import Pace
-
-if TYPE_CHECKING:
-    from pykka_supervisor import Clock, Timer
+from pykka_supervisor import Clock, Timer
 
 __all__ = ["Cooldowns", "join", "leave"]
 

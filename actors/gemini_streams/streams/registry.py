@@ -21,7 +21,7 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import pykka
 from pykka.messages import ProxyGetAttr
@@ -37,14 +37,9 @@ from gemini_streams.messages import ManagerStats, Status
 from gemini_streams.safely import safely
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.rate_limits import Cooldowns
-from pykka_supervisor import Down, MonitorRef, demonitor
+from gemini_streams.streams.session import Session
+from pykka_supervisor import Clock, Down, MonitorRef, Timer, demonitor
 from pykka_supervisor.monitor import monitor_directly
-
-if TYPE_CHECKING:
-    from typing import Literal
-
-    from gemini_streams.streams.session import Session
-    from pykka_supervisor import Clock, Timer
 
 __all__ = ["CancelSession", "LaunchMore", "Sessions", "StartSession", "subscribes"]
 
@@ -127,7 +122,7 @@ class Sessions:
         self._draining = False
         self._process_ends = False
         self._on_drained: list[Callable[[], None]] = []
-        self.launches = Launches(lambda: self._tell(LaunchMore()))
+        self.launches: Launches[Session] = Launches(lambda: self._tell(LaunchMore()))
 
     # -- names and slots ---------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import msgspec
 import pykka
@@ -57,20 +57,15 @@ from gemini_streams.messages import (
 )
 from gemini_streams.options import FlowControl, Place, Settings
 from gemini_streams.safely import safely
+from gemini_streams.streams.pacing import Launches
+from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
 from gemini_streams.streams.status import ENDED, follow
 from gemini_streams.streams.waits import Waits
-from pykka_supervisor import kill
+from pykka_supervisor import Timer, kill
 from pykka_supervisor.log import get_logger
 
-if TYPE_CHECKING:
-    from typing import Literal
-
-    from gemini_streams.streams.rate_limits import Cooldowns
-    from gemini_streams.streams.registry import Sessions
-    from pykka_supervisor import Timer
-
-__all__ = ["Attempt", "Retired", "Session"]
+__all__ = ["Attempt", "Retired", "Session", "Table"]
 
 _log = get_logger(__name__)
 _decoder = msgspec.json.Decoder()
@@ -118,6 +113,27 @@ class Attempt:
         self.free = 0
         self.free_bytes = 0
         """Events and bytes that surely fit everybody who pauses: until the next delivery there is only more room."""
+
+
+class Table(Protocol):
+    """A session's side of the table of all streams. Each method takes the table's own lock for a moment only."""
+
+    @property
+    def launches(self) -> Launches[Session]:
+        """The streams that are being launched."""
+
+    @property
+    def cooldowns(self) -> Cooldowns:
+        """The waits that streams of one quota share."""
+
+    def unwatch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
+        """Take note that a subscriber has left a session."""
+
+    def ended(self, session: Session, *, idle: bool) -> None:
+        """Take note that a stream has ended. `idle`: no attempt is under way that would notice by itself."""
+
+    def count_restart(self) -> None:
+        """Count a restart."""
 
 
 class Session:
@@ -184,7 +200,7 @@ class Session:
         request: BuiltRequest,
         target: Target,
         options: Settings,
-        table: Sessions,
+        table: Table,
         patient: bool = False,
     ) -> None:
         self.lock = threading.Lock()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, StreamCrashedError
 from gemini_streams.http.connections import Connections
@@ -27,6 +27,7 @@ from pykka_supervisor import (
     GIVE_UP,
     BeforeEnd,
     ChildSpec,
+    Clock,
     Crash,
     Down,
     DynamicSupervisor,
@@ -41,9 +42,6 @@ from pykka_supervisor import (
 from pykka_supervisor.errors import ChildNotFoundError
 from pykka_supervisor.log import get_logger
 from pykka_supervisor.monitor import monitor_directly
-
-if TYPE_CHECKING:
-    from pykka_supervisor import Clock
 
 __all__ = ["StreamSupervisor"]
 

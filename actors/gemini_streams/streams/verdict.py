@@ -7,16 +7,12 @@ supervisor decides without it (`recovery`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from gemini_streams.errors import GeminiStreamsError
+from gemini_streams.streams.session import Session
 from gemini_streams.traces import trace_of
 from pykka_supervisor import Abandoned
 from pykka_supervisor.incarnation import current_incarnation
 from pykka_supervisor.log import get_logger
-
-if TYPE_CHECKING:
-    from gemini_streams.errors import GeminiStreamsError
-    from gemini_streams.streams.session import Session
 
 __all__ = ["PATIENCE", "verdict_on"]
 

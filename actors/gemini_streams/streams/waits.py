@@ -7,20 +7,47 @@ request (`answered`, `refused`, `left`). What many streams share stands in `cool
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
+from typing import Protocol
 
 from gemini_streams.errors import APIError
+from gemini_streams.options import Settings
+from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.retry import TOO_MANY_REQUESTS
+from pykka_supervisor import Clock, Timer
 
-if TYPE_CHECKING:
-    from gemini_streams.streams.session import Session
-    from pykka_supervisor import Timer
-
-__all__ = ["Waits"]
+__all__ = ["Limited", "Waits"]
 
 _GRAIN = 0.001
 """Seconds by which a look at a limit comes behind it, so that it is surely exceeded then."""
+
+
+class Limited(Hashable, Protocol):
+    """A stream, as far as its quota is concerned. It stands in `cooldowns` as itself."""
+
+    @property
+    def clock(self) -> Clock:
+        """The manager's clock."""
+
+    @property
+    def options(self) -> Settings:
+        """The stream's options; its policy and its deadline bound the waits."""
+
+    @property
+    def quota_key(self) -> Hashable:
+        """The key of the quota that the stream shares with others."""
+
+    @property
+    def cooldowns(self) -> Cooldowns:
+        """The waits that the stream shares with others."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the stream's start."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream has ended."""
 
 
 class Waits:
@@ -28,7 +55,7 @@ class Waits:
 
     __slots__ = ("_session", "_timer", "kept", "seconds", "since")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Limited) -> None:
         self._session = session
         self.kept = 0
         """Attempts that do not count: 429s whose wait was kept."""
