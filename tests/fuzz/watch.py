@@ -99,6 +99,7 @@ class LogWatch(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.lines: list[tuple[int, str]] = []
+        self._levels: dict[str, int] = {}
         self._formatter = logging.Formatter("%(name)s %(levelname)s %(message)s")
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -109,6 +110,8 @@ class LogWatch(logging.Handler):
     def __enter__(self) -> Self:
         for name in self.LOGGERS:
             logger = logging.getLogger(name)
+            self._levels[name] = logger.level
+            logger.setLevel(logging.DEBUG)
             logger.addHandler(self)
             logger.propagate = False
         return self
@@ -119,6 +122,7 @@ class LogWatch(logging.Handler):
         for name in self.LOGGERS:
             logger = logging.getLogger(name)
             logger.removeHandler(self)
+            logger.setLevel(self._levels[name])
             logger.propagate = True
 
 
