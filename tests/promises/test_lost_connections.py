@@ -152,7 +152,6 @@ def test_a_request_that_the_server_has_read_is_not_sent_again_unasked(
         if number == 1 and server.first_answered.is_set():
             assert read_request(sock)
             server.seen.append(number)
-            acknowledge(sock)
             leave(sock, reset=reset)
             return True
         return False
@@ -165,12 +164,6 @@ def test_a_request_that_the_server_has_read_is_not_sent_again_unasked(
     assert last.attempts == 2
     assert [type(m.error) for m in restarts(probe)] == [ConnectionLostError]
     assert server.seen == [1, 1, 2]
-
-
-def acknowledge(sock: socket.socket) -> None:
-    """Have the system acknowledge what was read at once, not some 40 ms later."""
-    if SEES_ACKNOWLEDGEMENTS:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 @pytest.mark.skipif(not SEES_ACKNOWLEDGEMENTS, reason="only Linux tells what was acknowledged")

@@ -10,8 +10,9 @@ The rules:
 - A connection is kept for the tenant that opened it (`idle`), and only where its answer was read to its framing's end
   and nothing stands behind it.
 - A request is sent a second time only where the server cannot have seen the first: on a kept connection that ended
-  without a byte of an answer, where the request did not leave as a whole, or the server's system had acknowledged none
-  of it by then. Everything else is the retry policy's to decide: a request that was seen may have been billed.
+  without a byte of an answer, where the request did not leave as a whole, or the server closed the connection and its
+  system had acknowledged none of it by then. Everything else is the retry policy's to decide: a request that was seen
+  may have been billed.
 - Whatever requests, urllib3 and ssl raise becomes an error of ours, holding plain text (`failure_of`).
 
 This is the only module that knows how requests, urllib3 and http.client hang together: the connection classes below
@@ -204,21 +205,23 @@ class _Ours:
     def getresponse(self: Any) -> Any:
         reader = HeadReader()
         head: Head | None = None
+        in_order = True
         try:
             while head is None:
                 try:
                     data = self.sock.recv(SMALLEST_READ)
-                except ssl.SSLEOFError:
+                except ssl.SSLEOFError as error:
+                    in_order = error.reason is not None  # OpenSSL has a word for an end, and none for a reset
                     break
                 if not data:
                     break
                 _current.unseen = False
                 head = reader.feed(data)
         except OSError:
-            self._ended(reader)
+            self._ended(reader, in_order=False)
             raise
         if head is None:
-            self._ended(reader)
+            self._ended(reader, in_order=in_order)
             raise ConnectionLostError(
                 "the connection was closed in the middle of the answer's head"
                 if reader.inside
@@ -229,11 +232,17 @@ class _Ours:
             _current.exchange.answered(head, reader.leftover)
         return _Answer(head, self)
 
-    def _ended(self: Any, reader: HeadReader) -> None:
-        """Take note that the connection has ended before the answer's head."""
+    def _ended(self: Any, reader: HeadReader, *, in_order: bool) -> None:
+        """Take note that the connection has ended before the answer's head; `in_order`: it was closed, not reset.
+
+        Of a reset the system takes no acknowledgement, and an earlier one can have been put off for some 40 ms: a
+        server that has read the request, and died of it, looks like one that has not.
+        """
         if self._kept and not reader.begun:
             before = self._acknowledged
-            _current.unseen = not self._sent or (before is not None and before == _acknowledged(self.sock))
+            _current.unseen = not self._sent or (
+                in_order and before is not None and before == _acknowledged(self.sock)
+            )
 
 
 class _Connection(_Ours, urllib3.connection.HTTPConnection):
