@@ -51,7 +51,7 @@ from gemini_streams.messages import (
     SubscriberMessage,
 )
 from gemini_streams.options import DEFAULT_MODEL, RetryPolicy
-from gemini_streams.testing.local_gemini import Failure, LocalGemini, Reply
+from gemini_streams.testing import Failure, LocalGemini, Reply
 from pykka_supervisor import kill
 
 __all__ = ["main"]

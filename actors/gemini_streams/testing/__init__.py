@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from gemini_streams.testing.histories import Violation, check_history
-from gemini_streams.testing.local_gemini import (
+from gemini_streams.testing.local_gemini import LocalGemini
+from gemini_streams.testing.records import Gate, RequestRecord
+from gemini_streams.testing.replies import (
     Body,
     Failure,
-    Gate,
-    LocalGemini,
     LongAnswer,
     Raw,
     Reply,
-    RequestRecord,
     Scripted,
     StallUpload,
     every_cut,

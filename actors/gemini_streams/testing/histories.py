@@ -1,4 +1,4 @@
-"""The five guarantees of a subscriber, as a function over what one probe received.
+"""The five guarantees of a subscriber (docs/guarantees.md), as a function over what one probe received.
 
 What one history can show, by the number of the guarantee:
 
@@ -14,7 +14,7 @@ What one history can show, by the number of the guarantee:
 5. Seen from one subscriber: one that is known to be quick is not let go for being slow (`quick=True`). The
    rest of the fifth is that the others' histories have no violations, with `ended=True`.
 
-And 0, from section 3 of the contract: a stream's `tag` is the same in all its messages.
+And 0: a stream's `tag` is the same in all its messages.
 
 A clean continuation is neither announced nor counted, so nothing of it shows here. Where a subscriber joined
 late with a replay (`after`), what it replays may come from several attempts that stand: until its first

@@ -1,7 +1,7 @@
 """What a recorded request may show: all of it but the credentials that came with it, wherever they stand. Pure.
 
 - A header, cookie or query parameter whose name tells of a credential shows `***`.
-- The credentials found so, and the server's own keys, are taken out of everything else (`gemini.scrub`): the path,
+- The credentials found so, and the server's own keys, are taken out of everything else (`api.scrub`): the path,
   the other headers, the body.
 """
 

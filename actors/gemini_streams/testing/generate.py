@@ -1,0 +1,63 @@
+"""The server's side of streamGenerateContent: its URL, its keys, and the body of a request. Pure."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from gemini_streams.testing.masks import Masks
+from gemini_streams.testing.records import RequestRecord
+from gemini_streams.testing.replies import Failure
+
+__all__ = ["decode", "refusal"]
+
+
+def refusal(
+    method: str, target: str, record: RequestRecord, key: str | None, keys: tuple[str, ...] | None
+) -> Failure | None:
+    """Return the API's error for a request whose URL or key is wrong; else fill in the record's model."""
+    path, _, query = target.partition("?")
+    known = re.fullmatch(r"/v1(?:alpha|beta)?/(models|tunedModels)/([^/:]+):streamGenerateContent", path)
+    if known is None or method != "POST":
+        return Failure(404, f"LocalGemini knows no {method} {path}.")
+    record.model = known[2] if known[1] == "models" else f"tunedModels/{known[2]}"
+    if "alt=sse" not in query.split("&"):
+        return Failure(400, "LocalGemini streams with alt=sse only.")
+    if not key:
+        return Failure(
+            403,
+            "Method doesn't allow unregistered callers (callers without established identity). Please"
+            " use API Key or other form of API consumer identity to call this API.",
+        )
+    if keys is not None:
+        if key not in keys:
+            reason = {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "API_KEY_INVALID",
+                "domain": "googleapis.com",
+                "metadata": {"service": "generativelanguage.googleapis.com"},
+            }
+            return Failure(400, "API key not valid. Please pass a valid API key.", details=[reason])
+        record.key_number = keys.index(key)
+    return None
+
+
+def decode(record: RequestRecord, body: bytes, masks: Masks) -> Failure | None:
+    """Fill in the record's body and text; return what the API says to a body that it does not take."""
+    try:
+        record.body = masks.body(body, msgspec.json.decode(body))
+    except msgspec.DecodeError:
+        return Failure(400, "Invalid JSON payload received.")
+    contents = record.body.get("contents") if isinstance(record.body, dict) else None
+    if not contents:
+        return Failure(400, "* GenerateContentRequest.contents: contents is not specified")
+    texts = []
+    for content in contents if isinstance(contents, list) else [contents]:
+        parts = content.get("parts") if isinstance(content, dict) else None
+        for part in parts if isinstance(parts, list) else [parts]:
+            text = part.get("text") if isinstance(part, dict) else None
+            if isinstance(text, str):
+                texts.append(text)
+    record.text = "\n".join(texts)
+    return None
