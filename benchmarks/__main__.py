@@ -23,7 +23,7 @@ import msgspec
 from benchmarks.kit import CLIENT_CORE, SERVER_CORE, Figures, Work
 from benchmarks.quiet import Others
 from benchmarks.rows import ROWS, Judgement, Peer, Results, Row, per_event
-from benchmarks.server import MissingServerError, Server, serving
+from benchmarks.server import Server, serving
 
 PACKAGES = ("pykka", "requests", "urllib3", "msgspec", "orjson", "google-genai")
 NEEDS = {"genai": "google.genai", "bare": "orjson", "threads": "orjson", "naive_pykka": "orjson"}
@@ -205,22 +205,18 @@ def main() -> int:
         f"{facts['cores']} cores, Python {facts['python']}, {facts['system']}, load {facts['load_before']:.1f};"
         f" {'client on core 0, server on core 1' if facts['pinned'] else 'NOT pinned: two cores are needed'}"
     )
-    try:
-        with serving() as server:
-            if options.plots is not None:
-                from benchmarks.plots import draw
+    with serving() as server:
+        if options.plots is not None:
+            from benchmarks.plots import draw
 
-                draw(server, options.plots)
-                return 0
-            if options.limits:
-                from benchmarks.limits import explore
+            draw(server, options.plots)
+            return 0
+        if options.limits:
+            from benchmarks.limits import explore
 
-                explore(server)
-                return 0
-            return report(options, facts, server)
-    except MissingServerError as why:
-        print(f"not run: {why}", file=sys.stderr)
-        return 2
+            explore(server)
+            return 0
+        return report(options, facts, server)
 
 
 def report(options: argparse.Namespace, facts: dict[str, Any], server: Server) -> int:

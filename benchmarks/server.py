@@ -12,15 +12,9 @@ from pathlib import Path
 
 from benchmarks.kit import SERVER_CORE, pin
 
-__all__ = ["SCRIPT", "MissingServerError", "Server", "serving"]
+__all__ = ["Server", "serving"]
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = Path("../shared/bench/sse_server.py")
-"""Relative to the repository's root."""
-
-
-class MissingServerError(Exception):
-    """The server's script is not there."""
+SCRIPT = Path(__file__).resolve().with_name("sse_server.py")
 
 
 class Server:
@@ -34,16 +28,11 @@ class Server:
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
     """Run the server as long as the context lasts."""
-    script = ROOT / SCRIPT
-    if not script.is_file():
-        raise MissingServerError(
-            f"the benchmark's server is not there: {SCRIPT}, seen from the repository's root ({ROOT.name}/)"
-        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, str(script), str(port)],
+        [sys.executable, str(SCRIPT), str(port)],
         stdout=subprocess.PIPE,
         preexec_fn=lambda: pin(SERVER_CORE),  # noqa: PLW1509 - no thread runs here yet
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
