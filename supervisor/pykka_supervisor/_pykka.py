@@ -13,7 +13,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pykka
-from pykka import messages
+from pykka import _introspection, messages
 from pykka._envelope import Envelope
 
 from .registry import IndexedRefs
@@ -31,6 +31,7 @@ __all__ = [
     "equip",
     "forget_all_actors_after_fork",
     "handle_proxy_message",
+    "introspect_attrs",
     "missing_hooks",
     "new_stop",
     "overrides_dispatch",
@@ -45,10 +46,14 @@ __all__ = [
 ActorStop: Final = messages._ActorStop  # noqa: SLF001
 """The message by which Pykka asks an actor to stop."""
 
+introspect_attrs: Final = _introspection.introspect_attrs
+"""Which attributes of an actor its proxy shows."""
+
 PRIVATE_HOOKS: Final[dict[str, tuple[object, str]]] = {
     "pykka._envelope.Envelope.message": (Envelope, "message"),
     "pykka._envelope.Envelope.reply_to": (Envelope, "reply_to"),
     "pykka.messages._ActorStop": (messages, "_ActorStop"),
+    "pykka._introspection.introspect_attrs": (_introspection, "introspect_attrs"),
     "pykka.Actor._handle_receive": (pykka.Actor, "_handle_receive"),
     "pykka.Actor._actor_loop": (pykka.Actor, "_actor_loop"),
     "pykka.Actor._create_actor_inbox": (pykka.Actor, "_create_actor_inbox"),

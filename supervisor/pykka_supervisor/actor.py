@@ -272,5 +272,7 @@ def supervised_class(actor_class: type[pykka.ThreadingActor]) -> type[Supervised
         "_supervises": actor_class,
     }
     metaclass: Any = type(actor_class)
-    made = metaclass(actor_class.__name__, (_Unannounced, actor_class, SupervisedActor), namespace)
+    # `ThreadingActor` itself is a base of SupervisedActor: it cannot stand before it.
+    bases = (SupervisedActor,) if actor_class is pykka.ThreadingActor else (actor_class, SupervisedActor)
+    made = metaclass(actor_class.__name__, (_Unannounced, *bases), namespace)
     return cast("type[SupervisedActor]", made)

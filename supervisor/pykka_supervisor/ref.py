@@ -11,6 +11,7 @@ from . import _pykka, forks
 from ._pykka import Envelope
 from .incarnation import DEFAULT_SHUTDOWN, current_incarnation
 from .log import flush
+from .proxy import SupervisedProxy
 
 if TYPE_CHECKING:
     from .incarnation import Cell
@@ -198,8 +199,12 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         return incarnation is None or incarnation.join(left)
 
     def proxy(self) -> pykka.ActorProxy[A]:
-        """As `pykka.ActorRef.proxy`; it, too, goes on working after a restart."""
-        return pykka.ActorProxy(actor_ref=self)
+        """As `pykka.ActorRef.proxy`; it, too, goes on working after a restart, and can be made during one."""
+        if self._cell.home.forked:
+            raise forks.refusal(self._cell)
+        if not self.is_alive():
+            raise pykka.ActorDeadError(f"{self} not found")
+        return SupervisedProxy(actor_ref=self)
 
     def _stop_tree(self, *, wait: bool) -> pykka.Future[bool]:
         was_alive = self.is_alive()

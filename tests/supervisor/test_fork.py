@@ -94,6 +94,7 @@ def check():
         dead("tell", lambda: ref.tell("x"))
         dead("ask", lambda: ref.ask("x"))
         dead("ask without waiting", lambda: ref.ask("x", block=False).get())
+        dead("proxy", lambda: ref.proxy())
         dead("monitor", lambda: monitor(ref, notify=print))
         dead("kill", lambda: kill(ref))
         dead("stop", lambda: ref.stop())
