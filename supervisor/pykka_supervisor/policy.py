@@ -85,7 +85,13 @@ class Intensity:
     def peek(self, now: float) -> int:
         """Count, from another thread: nothing is changed."""
         times = self._times
-        return 0 if times is None else sum(now - then <= self.max_seconds for then in tuple(times))
+        if times is None:
+            return 0
+        while True:
+            try:
+                return sum(now - then <= self.max_seconds for then in list(times))
+            except RuntimeError:  # the supervisor has counted one more meanwhile
+                continue
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from typing import Any, Literal
 
@@ -91,6 +92,27 @@ def test_intensity_is_a_sliding_window(gaps: list[float], most: int, seconds: fl
         in_window = sum(now - then <= seconds for then in times)
         assert intensity.add(now) is (in_window <= most)
         assert intensity.count(now) == intensity.peek(now) == in_window
+
+
+def test_intensity_is_looked_at_while_a_restart_is_counted() -> None:
+    intensity = Intensity(10**6, 1e9)
+    for _ in range(100):
+        intensity.add(1.0)
+
+    def count_one_more(phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            intensity.add(1.0)
+
+    # A collection may begin, and another thread run, wherever an object is made.
+    before = gc.get_threshold()
+    gc.callbacks.append(count_one_more)
+    gc.set_threshold(1)
+    try:
+        for _ in range(200):
+            assert 100 <= intensity.peek(1.0) <= intensity.count(1.0)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(count_one_more)
 
 
 @given(
