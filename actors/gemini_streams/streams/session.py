@@ -47,16 +47,15 @@ from gemini_streams.errors import (
 )
 from gemini_streams.http.exchange import Exchange
 from gemini_streams.messages import (
+    LastMessage,
     Status,
-    StreamComplete,
-    StreamError,
     StreamEvent,
     StreamInfo,
     StreamRestarting,
-    StreamStopped,
 )
 from gemini_streams.options import FlowControl, Place, Settings
 from gemini_streams.safely import safely
+from gemini_streams.streams import last_message
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
@@ -343,25 +342,12 @@ class Session:
 
     def stop(self, reason: Literal["requested", "shutdown"]) -> bool:
         """End the stream; `False` where it has ended."""
-        return self._finish("stopped", self._stopped(reason), at_once=True)
+        return self._finish("stopped", last_message.stopped(self, reason), at_once=True)
 
     def fail(self, error: GeminiStreamsError, *, attempt: Attempt | None = None) -> bool:
         """End the stream with an error; `False` where it has ended, or `attempt` is not the present one any more."""
         error.__traceback__ = error.__cause__ = error.__context__ = None
-        return self._finish(
-            "error",
-            lambda s: StreamError(
-                self.stream_id,
-                error,
-                s.count_of(self.attempts),
-                self.usage(),
-                self.attempts,
-                self.duration,
-                self.tag,
-            ),
-            error=error,
-            attempt=attempt,
-        )
+        return self._finish("error", last_message.failed(self, error), error=error, attempt=attempt)
 
     def info(self) -> StreamInfo:
         """Return what the manager tells of this stream."""
@@ -595,25 +581,14 @@ class Session:
         """End the stream as the service wanted. Raises `Retired`."""
         meaning = attempt.meaning
         first = self._first_event_at
-        usage = self.usage()
-        finish_reason, block_reason = self._said(meaning.finish_reason), self._said(meaning.block_reason)
-        finish_message = self._said(meaning.finish_message, 2000)
-        if not self._finish(
-            "completed",
-            lambda s: StreamComplete(
-                self.stream_id,
-                s.count_of(self.attempts),
-                finish_reason,
-                block_reason,
-                usage,
-                self.attempts,
-                self.duration,
-                None if first is None else first - self.started_mono,
-                self.tag,
-                finish_message,
-            ),
-            attempt=attempt,
-        ):
+        last = last_message.completed(
+            self,
+            finish_reason=self._said(meaning.finish_reason),
+            block_reason=self._said(meaning.block_reason),
+            finish_message=self._said(meaning.finish_message, 2000),
+            first_event_after=None if first is None else first - self.started_mono,
+        )
+        if not self._finish("completed", last, attempt=attempt):
             raise Retired
 
     def _said(self, word: str | None, most: int = 300) -> str | None:
@@ -738,18 +713,9 @@ class Session:
             if self._holding <= 0:
                 self._wake()
 
-    def cannot_tell(self, subscription: Subscription) -> StreamError:
+    def cannot_tell(self, subscription: Subscription) -> LastMessage:
         """Return the last message of a subscriber whose own could not be made."""
-        error = StreamCrashedError("the stream has ended; its last message could not be made")
-        return StreamError(
-            self.stream_id,
-            error,
-            subscription.count_of(self.attempts),
-            None,
-            self.attempts,
-            self.duration,
-            self.tag,
-        )
+        return last_message.unmade(self, subscription)
 
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
@@ -790,18 +756,7 @@ class Session:
             self._keep_until = self.clock.monotonic() + self.options.keep
             self._arm()
             return None
-        return self._end_locked("stopped", self._stopped("requested"), at_once=True)
-
-    def _stopped(self, reason: Literal["requested", "shutdown"]) -> LastMessageOf:
-        return lambda s: StreamStopped(
-            self.stream_id,
-            reason,
-            s.count_of(self.attempts),
-            self.usage(),
-            self.attempts,
-            self.duration,
-            self.tag,
-        )
+        return self._end_locked("stopped", last_message.stopped(self, "requested"), at_once=True)
 
     def _let_go(self, subscription: Subscription) -> Attempt | None:
         """End one subscription that does not keep up, or whose inbox is closed."""
@@ -814,18 +769,7 @@ class Session:
             else f"had {flow.window} events or {flow.max_bytes} bytes on their way"
         )
         error = SlowSubscriberError(f"this subscriber {late} and was let go")
-        subscription.finish(
-            lambda s: StreamError(
-                self.stream_id,
-                error,
-                s.count_of(self.attempts),
-                self.usage(),
-                self.attempts,
-                self.duration,
-                self.tag,
-            ),
-            at_once=True,
-        )
+        subscription.finish(last_message.failed(self, error), at_once=True)
         _log.warning("subscriber_let_go", stream_id=self.stream_id, subscriber=subscription.urn, why=late)
         return self._leave(subscription)
 
@@ -983,7 +927,9 @@ class Session:
             if options.deadline is not None and now >= self.started_mono + options.deadline:
                 late = DeadlineExceededError(f"the stream's deadline of {options.deadline:g} s has passed")
             elif self._keep_until is not None and now >= self._keep_until:
-                interrupted = self._end_locked("stopped", self._stopped("requested"), at_once=True)
+                interrupted = self._end_locked(
+                    "stopped", last_message.stopped(self, "requested"), at_once=True
+                )
             elif self._parked is not None:
                 for subscription in self._pausing:
                     since = subscription.stalled_since
