@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from gemini_streams.api.generate.response import candidate_of, plain_text_of, whole_parts_of
+from gemini_streams.api.chosen import api
 from gemini_streams.api.json_values import copied
 from gemini_streams.errors import GeminiStreamsError, IncompleteAnswerError, StreamEndedError
 from gemini_streams.messages import (
@@ -289,7 +289,7 @@ class Answer:
 
     def _read(self, event: StreamEvent) -> None:
         """Keep what an event says, and nothing else of it."""
-        piece: Piece | None = plain_text_of(event.data)
+        piece: Piece | None = api.plain_text_of(event.data)
         if piece is None:
             piece = self._read_parts(event)
         self._sequences.append(event.sequence)
@@ -299,11 +299,11 @@ class Answer:
         if usage is not None:
             self._usage = usage
         if self._role is None:
-            role = _role(event.data)
+            role = api.role_of(event.data)
             self._role = (event.sequence, role) if role else None
 
     def _read_parts(self, event: StreamEvent) -> Piece:
-        parts = whole_parts_of(event.data)
+        parts = api.whole_parts_of(event.data)
         if len(parts) == 1 and len(parts[0]) == 1 and "text" in parts[0]:
             text: str = parts[0]["text"]
             return text
@@ -337,13 +337,6 @@ def _thoughts(piece: Piece) -> str:
     if isinstance(piece, str):
         return ""
     return "".join([part["text"] for part in piece if "text" in part and part.get("thought")])
-
-
-def _role(data: dict[str, Any]) -> str | None:
-    candidate = candidate_of(data)
-    content = candidate.get("content") if candidate is not None else None
-    role = content.get("role") if isinstance(content, dict) else None
-    return role if isinstance(role, str) else None
 
 
 def _merged(pieces: Iterable[Piece]) -> Iterator[dict[str, Any]]:

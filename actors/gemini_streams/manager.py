@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Unpack, cast
 import pykka
 
 from gemini_streams import refusals
+from gemini_streams.api.chosen import api
 from gemini_streams.api.endpoint import Target, model_path
-from gemini_streams.api.generate.request import build_request
 from gemini_streams.errors import (
     GeminiStreamsError,
     HistoryGoneError,
@@ -276,12 +276,13 @@ class ManagerActor(SupervisedActor):
             raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
         if stream_id is not None:
             stream_id = _named(stream_id)
-        built = build_request(request.contents, options.config)
+        built = api.request(request.contents, options.config)
+        model_path(options.model)
         target = self._target(options.endpoint)
         if stream_id is not None:
             session = self._table.get(stream_id)
             if session is not None and session.status != "stopped":
-                if not session.asks_the_same(built.body, options.model, target):
+                if not session.asks_the_same(built, options.model, target):
                     raise StreamExistsError(
                         f"another stream runs or lingers under the id {shown(stream_id)}: its contents, model, base"
                         " URL, key or headers are others"
@@ -397,7 +398,7 @@ def _check_defaults(options: Settings, *, resolve: bool) -> None:
 
     The environment's endpoint is not resolved: all streams may have endpoints of their own. A key may come later.
     """
-    build_request("any", options.config)
+    api.request("any", options.config)
     model_path(options.model)
     if resolve:
         with contextlib.suppress(MissingCredentialsError):

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import msgspec
 import pykka
 
+from gemini_streams.api.chosen import api
 from gemini_streams.api.endpoint import Endpoint
-from gemini_streams.api.generate.response import finish_reason_of, function_calls_of, text_of, thoughts_of
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.options import After, FlowControl, RetryPolicy
 from gemini_streams.positions import Position
@@ -195,12 +195,12 @@ class StreamEvent(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """Candidate 0's text, thoughts left out; `""` where there is none. Read from `data` at each use."""
-        return text_of(self.data)
+        return api.text_of(self.data)
 
     @property
     def thoughts(self) -> str:
         """Candidate 0's thought summaries."""
-        return thoughts_of(self.data)
+        return api.thoughts_of(self.data)
 
     @property
     def function_calls(self) -> list[dict[str, Any]]:
@@ -208,18 +208,17 @@ class StreamEvent(msgspec.Struct, frozen=True):
 
         A call whose arguments are streamed in pieces is in the event that completes it, and in no other.
         """
-        return function_calls_of(self.data)
+        return api.function_calls_of(self.data)
 
     @property
     def finish_reason(self) -> str | None:
         """Candidate 0's finishReason; some streams carry one on every event, the last one counts."""
-        return finish_reason_of(self.data)
+        return api.finish_reason_of(self.data)
 
     @property
     def usage(self) -> dict[str, Any] | None:
         """The event's usageMetadata; cumulative within one request."""
-        usage = self.data.get("usageMetadata")
-        return usage if isinstance(usage, dict) else None
+        return api.usage_of(self.data)
 
 
 class StreamRestarting(msgspec.Struct, frozen=True):

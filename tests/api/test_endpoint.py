@@ -146,8 +146,8 @@ def test_base_urls(base_url: str | None, url: str | None) -> None:
         return
     assert target(base_url=base_url).base_url == url
     assert Gemini(api_key=KEY).resolve({"GOOGLE_GEMINI_BASE_URL": base_url or ""}).base_url == url
-    found = target(base_url=base_url).url_for("gemini-x")
-    assert found == f"{url}/v1beta/models/gemini-x:streamGenerateContent?alt=sse"
+    found = target(base_url=base_url).model_url("gemini-x")
+    assert found == f"{url}/v1beta/models/gemini-x"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_version_is_the_base_urls_or_the_arguments_or_the_environments(
 ) -> None:
     environ = {} if variable is None else {"GOOGLE_GENAI_API_VERSION": variable}
     found = Gemini(api_key=KEY, base_url=base_url, api_version=argument).resolve(environ)
-    assert found.url_for("gemini-x") == f"{root}/models/gemini-x:streamGenerateContent?alt=sse"
+    assert found.model_url("gemini-x") == f"{root}/models/gemini-x"
     if base_url is not None:
         environ["GOOGLE_GEMINI_BASE_URL"] = base_url
         assert Gemini(api_key=KEY, api_version=argument).resolve(environ) == found
@@ -278,7 +278,7 @@ def test_a_key_over_plain_http_to_another_machine_has_to_be_asked_for(host: str)
     ],
 )
 def test_models(model: str, path: str) -> None:
-    assert target().url_for(model) == f"{DEFAULT_BASE_URL}/v1beta/{path}:streamGenerateContent?alt=sse"
+    assert target().model_url(model) == f"{DEFAULT_BASE_URL}/v1beta/{path}"
 
 
 BAD_MODELS: list[Any] = [
@@ -294,7 +294,7 @@ def test_names_that_can_be_no_models(model: Any) -> None:
     with pytest.raises(
         InvalidRequestError, match="is no model name: give one like 'gemini-flash-latest'"
     ) as caught:
-        target().url_for(model)
+        target().model_url(model)
     assert len(str(caught.value)) < 300
     with pytest.raises(InvalidRequestError):
         target().quota_key(model)
@@ -304,13 +304,13 @@ def test_names_that_can_be_no_models(model: Any) -> None:
 def test_no_name_leads_to_another_path(model: str) -> None:
     base = f"{DEFAULT_BASE_URL}/v1beta/"
     try:
-        url = target().url_for(model)
+        url = target().model_url(model)
     except InvalidRequestError:
         return
     prepared = requests.Request("POST", url).prepare().url
     assert prepared == url
     assert url.startswith((base + "models/", base + "tunedModels/"))
-    assert url.endswith(":streamGenerateContent?alt=sse")
+    assert url.endswith("")
     assert url.count("/") == 5
 
 
@@ -345,7 +345,7 @@ def post(found: Target) -> None:
     with requests.Session() as session:
         session.trust_env = False
         session.post(
-            found.url_for("gemini-x"), data=b"{}", headers=found.headers(), proxies=found.proxies, timeout=5
+            found.model_url("gemini-x"), data=b"{}", headers=found.headers(), proxies=found.proxies, timeout=5
         )
 
 
@@ -354,7 +354,7 @@ def test_headers_arrive_as_they_are(echo: tuple[str, list[Any]]) -> None:
     headers = {"Authorization": "Bearer b-token", "user-agent": "mine/1", "X-Team": "blue ü"}
     post(target(base_url=url, headers=headers))
     path, sent = got[0]
-    assert path == "/v1beta/models/gemini-x:streamGenerateContent?alt=sse"
+    assert path == "/v1beta/models/gemini-x"
     assert sent["x-goog-api-key"] == KEY
     assert sent["Content-Type"] == "application/json"
     assert sent["Accept"] == "text/event-stream"
@@ -374,7 +374,7 @@ def test_proxies_arrive_as_they_are(echo: tuple[str, list[Any]]) -> None:
     )
     post(found)
     path, sent = got[0]
-    assert path == "http://gateway.test/v1beta/models/gemini-x:streamGenerateContent?alt=sse"
+    assert path == "http://gateway.test/v1beta/models/gemini-x"
     assert sent["Proxy-Authorization"].startswith("Basic ")
     assert PASSWORD not in repr(found.proxies)
 

@@ -12,7 +12,7 @@ from google.genai import _extra_utils, types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.api.generate.meaning import End, Meaning, at_end
+from gemini_streams.api.generate.meaning import Meaning
 from gemini_streams.api.generate.response import (
     finish_reason_of,
     function_calls_of,
@@ -22,9 +22,15 @@ from gemini_streams.api.generate.response import (
     thoughts_of,
     whole_parts_of,
 )
+from gemini_streams.api.protocol import End
 from gemini_streams.api.usage import add_usage
 
 RECORDED = Path(__file__).parents[3] / "shared" / "recorded"
+
+
+def checkpoint(meaning: Meaning) -> tuple[str | None, int]:
+    resume = meaning.resume
+    return (None if resume is None else resume.token, meaning.resume_index)
 
 
 def chunk(*texts: str, **candidate: Any) -> dict[str, Any]:
@@ -33,8 +39,8 @@ def chunk(*texts: str, **candidate: Any) -> dict[str, Any]:
     }
 
 
-def seen(*events: Any) -> Meaning:
-    meaning = Meaning()
+def seen(*events: Any, follows: bool = True) -> Meaning:
+    meaning = Meaning(follows=follows)
     for event in events:
         meaning.see(event)
     return meaning
@@ -112,7 +118,7 @@ ODD: list[Any] = [
 def test_fields_that_are_missing_or_of_a_wrong_type(data: Any) -> None:
     meaning = seen(data)
     assert meaning.count == 1
-    assert (meaning.finish_reason, meaning.block_reason, meaning.token, meaning.usage, meaning.error) == (
+    assert (meaning.finish_reason, meaning.block_reason, meaning.resume, meaning.usage, meaning.error) == (
         None,
     ) * 5
     if isinstance(data, dict):
@@ -153,10 +159,10 @@ json_values = st.recursive(
 
 
 @given(st.lists(json_values, max_size=4), st.booleans())
-def test_no_event_is_too_odd(events: list[Any], clean: bool) -> None:
+def test_no_event_is_too_odd(events: list[Any], half: bool) -> None:
     meaning = seen(*events)
     assert meaning.count == len(events)
-    assert at_end(meaning, clean).end in End
+    assert meaning.ending(half_event=half).end in End
     for data in events:
         if isinstance(data, dict):
             assert isinstance(text_of(data) + thoughts_of(data), str)
@@ -194,16 +200,15 @@ def test_prompt_feedback_beside_candidates() -> None:
 
 def test_a_checkpoint_knows_how_much_stands() -> None:
     meaning = seen(chunk("a"), TOKEN, chunk("b"), chunk("c"))
-    assert (meaning.token, meaning.token_index, meaning.count) == ("t1", 2, 4)
+    assert (*checkpoint(meaning), meaning.count) == ("t1", 2, 4)
     meaning.see(chunk("d", continuationToken="t2"))
-    assert (meaning.token, meaning.token_index) == ("t2", 5)
+    assert checkpoint(meaning) == ("t2", 5)
 
 
 @pytest.mark.parametrize("data", [ERROR, [ERROR], {**chunk("x"), **ERROR}, {"candidates": [], **ERROR}])
 def test_an_event_that_is_an_error(data: Any) -> None:
     assert seen(chunk("a"), data).error == ERROR["error"]
     assert seen(chunk("a"), data, chunk("b")).error == ERROR["error"]
-    assert at_end(seen(STOP, data), clean=True).end is End.ERROR
 
 
 def test_an_error_that_is_a_string() -> None:
@@ -214,56 +219,67 @@ def test_an_error_that_is_a_string() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "end", "token", "resume_at", "void"),
+    ("events", "end"),
     [
-        ([chunk("a"), STOP], End.COMPLETE, None, 0, 0),
-        ([STOP, chunk("a")], End.COMPLETE, None, 0, 0),
-        ([chunk(finishReason="SAFETY")], End.COMPLETE, None, 0, 0),
-        ([chunk(finishReason="FINISH_REASON_UNSPECIFIED")], End.TRUNCATED, None, 0, 1),
-        ([BLOCKED], End.COMPLETE, None, 0, 0),
-        ([BLOCKED, BARE_HOP], End.COMPLETE, None, 0, 0),
-        ([TOKEN, STOP], End.COMPLETE, None, 0, 0),
-        ([], End.TRUNCATED, None, 0, 0),
-        ([chunk("a"), chunk("b")], End.TRUNCATED, None, 0, 2),
-        ([{"promptFeedback": {}}, chunk("b")], End.TRUNCATED, None, 0, 2),
-        ([chunk("a"), BARE_HOP], End.TRUNCATED, None, 0, 2),
-        ([chunk("a"), TOKEN, chunk("b")], End.TRUNCATED, "t1", 2, 1),
-        ([chunk("a"), HOP], End.CONTINUES, "t1", 2, 0),
-        ([TOKEN, BARE_HOP], End.CONTINUES, "t1", 1, 1),
-        ([{"promptFeedback": {}}, HOP], End.COMPLETE, None, 0, 0),
-        ([chunk("a"), ERROR], End.ERROR, None, 0, 2),
-        ([TOKEN, chunk("a"), ERROR], End.ERROR, "t1", 1, 2),
+        ([chunk("a"), STOP], End.COMPLETE),
+        ([STOP, chunk("a")], End.COMPLETE),
+        ([chunk(finishReason="SAFETY")], End.COMPLETE),
+        ([chunk(finishReason="FINISH_REASON_UNSPECIFIED")], End.TRUNCATED),
+        ([BLOCKED], End.COMPLETE),
+        ([BLOCKED, BARE_HOP], End.COMPLETE),
+        ([TOKEN, STOP], End.COMPLETE),
+        ([], End.TRUNCATED),
+        ([chunk("a"), chunk("b")], End.TRUNCATED),
+        ([{"promptFeedback": {}}, chunk("b")], End.TRUNCATED),
+        ([chunk("a"), BARE_HOP], End.TRUNCATED),
+        ([chunk("a"), TOKEN, chunk("b")], End.TRUNCATED),
+        ([chunk("a"), HOP], End.CONTINUES),
+        ([TOKEN, BARE_HOP], End.TRUNCATED),
+        ([{"promptFeedback": {}}, HOP], End.COMPLETE),
     ],
 )
-def test_a_clean_end(events: list[Any], end: End, token: str | None, resume_at: int, void: int) -> None:
-    ending = at_end(seen(*events), clean=True)
-    assert (ending.end, ending.token) == (end, token)
-    if end is not End.COMPLETE:
-        assert (ending.resume_at, ending.void) == (resume_at, void)
+def test_a_clean_end(events: list[Any], end: End) -> None:
+    ending = seen(*events).ending()
+    assert ending.end is end
     assert bool(ending.why) is (end is End.TRUNCATED)
 
 
-def test_a_broken_end_is_never_complete() -> None:
-    for events in ([], [STOP], [BLOCKED], [HOP], [chunk("a")]):
-        assert at_end(seen(*events), clean=False).end is End.BROKEN
-    ending = at_end(seen(TOKEN, chunk("a"), chunk("b")), clean=False)
-    assert (ending.token, ending.resume_at, ending.void) == ("t1", 1, 2)
-    assert at_end(seen(TOKEN, STOP), clean=False).token is None
-    assert at_end(seen(TOKEN, {"promptFeedback": {}}), clean=False).token is None
+@pytest.mark.parametrize(
+    ("events", "token", "stand"),
+    [
+        ([chunk("a"), STOP], None, 0),
+        ([chunk("a"), TOKEN, chunk("b")], "t1", 2),
+        ([chunk("a"), HOP], "t1", 2),
+        ([TOKEN, BARE_HOP], "t1", 1),
+        ([TOKEN, chunk("a"), ERROR], "t1", 1),
+        ([TOKEN, chunk("a"), chunk("b")], "t1", 1),
+        ([TOKEN, STOP], None, 1),
+    ],
+)
+def test_where_an_answer_can_go_on(events: list[Any], token: str | None, stand: int) -> None:
+    assert checkpoint(seen(*events)) == (token, stand)
+
+
+def test_an_answer_has_got_on_where_its_token_is_another_one() -> None:
+    one, same, other = seen(TOKEN), seen(chunk("a"), TOKEN), seen(chunk("x", continuationToken="t2"))
+    assert one.resume == same.resume
+    assert hash(one.resume) == hash(same.resume)
+    assert one.resume != other.resume
+    assert one.resume is not None
 
 
 def test_half_an_event_is_a_truncated_answer() -> None:
-    ending = at_end(seen(STOP), clean=True, half_event=True)
+    ending = seen(STOP).ending(half_event=True)
     assert ending.end is End.TRUNCATED
     assert "middle of an event" in ending.why
 
 
 def test_continuation_switched_off() -> None:
-    ending = at_end(seen(HOP), clean=True, automatic=False)
-    assert (ending.end, ending.token) == (End.COMPLETE, None)
-    assert at_end(seen(BARE_HOP), clean=True, automatic=False).end is End.COMPLETE
-    assert at_end(seen(TOKEN), clean=False, automatic=False).token is None
-    assert at_end(seen(TOKEN), clean=True, automatic=False).end is End.TRUNCATED
+    meaning = seen(HOP, follows=False)
+    assert (meaning.ending().end, meaning.resume) == (End.COMPLETE, None)
+    assert seen(BARE_HOP, follows=False).ending().end is End.COMPLETE
+    assert seen(TOKEN, follows=False).resume is None
+    assert seen(TOKEN, follows=False).ending().end is End.TRUNCATED
 
 
 @given(
@@ -294,7 +310,8 @@ def test_a_first_request_goes_on_where_google_genais_does(events: list[Any], cle
     except ConnectionError:
         goes_on = False
     meaning = seen(*events)
-    assert (at_end(meaning, clean).token is not None) is goes_on
+    ours = meaning.resume is not None and not meaning.prompt_feedback
+    assert (ours and meaning.finish_reason in (None, "CONTINUATION")) is goes_on
 
 
 # -- usage ---------------------------------------------------------------------------------------------------
@@ -369,7 +386,7 @@ def test_recorded_streams() -> None:
         assert meaning.block_reason == (entry["block_reasons"] or [None])[-1]
         assert len("".join(map(text_of, events))) == entry["text_chars"]
         complete = entry["expect"]["ending"] == "StreamComplete"
-        assert (at_end(meaning, clean=True).end is End.COMPLETE) is complete, entry["name"]
+        assert (meaning.ending().end is End.COMPLETE) is complete, entry["name"]
 
 
 # -- the quick way of most events ------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemini_streams.api.generate.meaning import End, Meaning, at_end
+from gemini_streams.api.generate.meaning import Meaning
 from gemini_streams.api.generate.response import finish_reason_of, function_calls_of, text_of
 from gemini_streams.api.json_values import MAX_DEPTH, decode
+from gemini_streams.api.protocol import End
 from gemini_streams.errors import EventTooLargeError, MalformedEventError, UnexpectedResponseError
 
 
@@ -63,13 +64,11 @@ def test_candidate_0_is_known_by_its_index_wherever_it_stands() -> None:
     assert [finish_reason_of(each) for each in events] == [None, None, None, "STOP", None]
     meaning = seen(*events)
     assert meaning.finish_reason == "STOP"
-    assert at_end(meaning, clean=True).end is End.COMPLETE
+    assert meaning.ending().end is End.COMPLETE
 
 
 def test_a_clean_end_before_each_candidate_has_finished_is_a_truncated_answer() -> None:
-    ending = at_end(
-        seen(event(candidate("A", 0), candidate("B", 1)), event(candidate("A", 0, "STOP"))), clean=True
-    )
+    ending = seen(event(candidate("A", 0), candidate("B", 1)), event(candidate("A", 0, "STOP"))).ending()
     assert ending.end is End.TRUNCATED
     assert "each of its candidates" in ending.why
 
@@ -134,7 +133,7 @@ def test_what_is_no_event_is_no_error_and_counts_for_nothing(nothing: bytes) -> 
     given_ = payloads_of(A, nothing, STOP, nothing)
     assert meaning.read(given_) == ([A, STOP], payloads_of(A, STOP))
     assert (meaning.count, meaning.broken, meaning.error) == (2, None, None)
-    assert at_end(meaning, clean=True).end is End.COMPLETE
+    assert meaning.ending().end is End.COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -280,13 +279,13 @@ def test_a_request_goes_on_with_what_was_in_pieces_at_its_checkpoint() -> None:
     more = {"jsonPath": "$.a", "stringValue": "y"}
     end = event({"content": {"parts": [{"text": "\ude00"}, {"functionCall": {"partialArgs": [more]}}]}})
     for _ in range(2):  # as often as it is tried
-        data, _kept = Meaning(before=first.open).read(payloads_of(end))
+        data, _kept = Meaning(before=first.resume).read(payloads_of(end))
         assert function_calls_of(data[0]) == [{"name": "f", "args": {"a": "xy", "d": deep}}]
         assert text_of(data[0]) == "😀"
 
 
 def test_a_clean_end_in_the_middle_of_a_call_is_a_truncated_answer() -> None:
     open_ = event({**PIECE["candidates"][0], "finishReason": "STOP"})
-    ending = at_end(seen(open_), clean=True)
+    ending = seen(open_).ending()
     assert (ending.end, "function call" in ending.why) == (End.TRUNCATED, True)
-    assert at_end(seen(PIECE, event(candidate(finish="MAX_TOKENS"))), clean=True).end is End.COMPLETE
+    assert seen(PIECE, event(candidate(finish="MAX_TOKENS"))).ending().end is End.COMPLETE

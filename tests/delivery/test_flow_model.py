@@ -42,7 +42,7 @@ from gemini_streams import (
     StreamRestarting,
     StreamStopped,
 )
-from gemini_streams.api.generate.request import build_request
+from gemini_streams.api.chosen import api
 from gemini_streams.delivery import subscription as delivery_module
 from gemini_streams.delivery.subscription import ControlBatch, EventBatch, Subscription
 from gemini_streams.errors import ConnectionLostError
@@ -308,7 +308,7 @@ class Delivery(RuleBasedStateMachine):
             run="0" * 8,
             stream_id="s",
             tag="tag",
-            request=build_request("why", None),
+            request=api.request("why", None),
             target=Gemini(api_key="k", base_url="http://127.0.0.1:1").resolve(),
             options=Settings(
                 model="m",

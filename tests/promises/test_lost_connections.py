@@ -26,6 +26,7 @@ from gemini_streams import (
     StreamError,
     StreamRestarting,
 )
+from gemini_streams.api.protocol import Call
 from gemini_streams.http.connections import Connections
 from gemini_streams.http.exchange import Exchange
 from gemini_streams.http.idle import LOOK_EVERY, IdleConnections
@@ -401,7 +402,7 @@ def test_over_tls_a_body_until_the_connections_end_needs_the_servers_word(
     exchange = Exchange()
     connections = Connections(5, 1, SYSTEM_CLOCK)
     target = server.endpoint(port).resolve({})
-    exchange.send(connections, target, target.url_for("m"), b"{}")
+    exchange.send(connections, target, Call("POST", target.model_url("m"), b"{}"))
     data = b""
     try:
         while piece := exchange.read():

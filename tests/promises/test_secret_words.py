@@ -314,7 +314,7 @@ def test_a_bugs_own_words_are_in_no_line_and_no_error(
     assert isinstance(last.error, StreamCrashedError)
     assert "SlipError" in str(last.error)
     monkeypatch.undo()
-    monkeypatch.setattr("gemini_streams.manager.build_request", slip)
+    monkeypatch.setattr("gemini_streams.manager.Session", slip)
     with pytest.raises(SlipError):
         ref.start_stream(PROMPT, subscriber=probe.ref)
     monkeypatch.undo()

@@ -327,10 +327,10 @@ class Target:
     def __hash__(self) -> int:
         return hash(self._identity())
 
-    def url_for(self, model: str) -> str:
-        """Return the URL that streams `model`'s answers; `InvalidRequestError` where it can be no name."""
+    def model_url(self, model: str) -> str:
+        """Return the URL of a model; `InvalidRequestError` where it can be no name."""
         root = f"{self.base_url}/{self._version}" if self._version else self.base_url
-        return f"{root}/{model_path(model)}:streamGenerateContent?alt=sse"
+        return f"{root}/{model_path(model)}"
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
         """Return what is equal for requests that share a quota: one's 429 is a word to all of them."""

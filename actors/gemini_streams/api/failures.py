@@ -29,7 +29,6 @@ from typing import Any
 
 import msgspec
 
-from gemini_streams.api.generate.response import error_of
 from gemini_streams.api.json_values import decode, mend
 from gemini_streams.api.scrub import in_words
 from gemini_streams.errors import APIError, GeminiStreamsError
@@ -38,6 +37,7 @@ __all__ = [
     "RETRYABLE",
     "cleaned",
     "error_from_event",
+    "error_of",
     "find_error",
     "is_retryable",
     "parse_error",
@@ -112,6 +112,20 @@ def error_from_event(data: Any, *, now: float, scrub: Scrub) -> APIError:
         status = error.get("status")
         code = _CODES.get(status, 0) if isinstance(status, str) else 0
     return _api_error(code, error, None, now=now, scrub=scrub)
+
+
+def error_of(data: object) -> dict[str, Any] | None:
+    """Return the error object in a decoded event or body; `None` where it is no error."""
+    if isinstance(data, list) and data:
+        data = data[0]
+    if not isinstance(data, dict):
+        return None
+    error = data.get("error")
+    if isinstance(error, dict):
+        return error
+    if isinstance(error, str) and error:
+        return {"message": error}
+    return None
 
 
 def find_error(raw: str | bytes) -> dict[str, Any] | None:

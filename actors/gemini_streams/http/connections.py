@@ -39,6 +39,7 @@ import urllib3.connection
 import urllib3.exceptions
 
 from gemini_streams.api.endpoint import Target
+from gemini_streams.api.protocol import Call
 from gemini_streams.errors import (
     ConnectionFailedError,
     ConnectionLostError,
@@ -326,12 +327,11 @@ class _Route:
 
 
 class _Request:
-    """A POST on a route, as `HTTPAdapter.send` takes it: a `PreparedRequest` would be a tenth of a short stream."""
+    """A request on a route, as `HTTPAdapter.send` takes it: a `PreparedRequest` would be a tenth of a short stream."""
 
-    method = "POST"
-
-    def __init__(self, route: _Route, body: bytes) -> None:
+    def __init__(self, route: _Route, method: str, body: bytes) -> None:
         self.route = route
+        self.method = method
         self.url = route.url
         self.headers = {**route.headers, "Content-Length": str(len(body))}
         self.body = body
@@ -429,28 +429,28 @@ class Connections:
         """Reads for all streams that wait for their server."""
         self._routes: dict[tuple[Target, str], _Route] = {}
 
-    def send(self, exchange: User, target: Target, url: str, body: bytes) -> _Answer:
+    def send(self, exchange: User, target: Target, call: Call) -> _Answer:
         """Send the request in the calling thread and return when the headers of the answer have come."""
-        route = self._routes.get((target, url))
+        route = self._routes.get((target, call.url))
         if route is None:
             if len(self._routes) >= self._MOST_ROUTES:
                 self._routes.clear()
-            route = self._routes[target, url] = _Route(target, url)
+            route = self._routes[target, call.url] = _Route(target, call.url)
         current = _current
         current.exchange, current.route, current.idle, current.unseen = exchange, route, self.idle, False
         try:
             try:
-                return self._send(route, body)
+                return self._send(route, call)
             except Exception:
                 if not current.unseen or exchange.interrupted:
                     raise
             current.idle = None
-            return self._send(route, body)
+            return self._send(route, call)
         finally:
             current.exchange = current.route = current.idle = None
 
-    def _send(self, route: _Route, body: bytes) -> _Answer:
-        request: Any = _Request(route, body)
+    def _send(self, route: _Route, call: Call) -> _Answer:
+        request: Any = _Request(route, call.method, call.body)
         answer: Any = self._adapter.send(
             request,
             stream=True,

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemini_streams.api.endpoint import Target
+from gemini_streams.api.protocol import Call
 from gemini_streams.errors import ConnectionLostError, GeminiStreamsError
 from gemini_streams.http.chunked import ChunkedDecoder, ChunkedError
 from gemini_streams.http.connections import SMALLEST_READ, Connections, Interrupted, failure_of
@@ -102,14 +103,14 @@ class Exchange:
 
     # -- the sending and reading thread ------------------------------------------------------------------------------
 
-    def send(self, connections: Connections, target: Target, url: str, body: bytes) -> None:
+    def send(self, connections: Connections, target: Target, call: Call) -> None:
         """Send the request and wait for the answer's status and headers.
 
         Raises `Interrupted`, or what the table of errors says of connections.
         """
         failure: GeminiStreamsError | Interrupted
         try:
-            answer = connections.send(self, target, url, body)
+            answer = connections.send(self, target, call)
         except Exception as error:  # noqa: BLE001 - whatever the stack below raises is one failure of this exchange
             failure = self._failure(error, target)
         else:

@@ -17,7 +17,7 @@ from typing import Any
 import pykka
 
 from gemini_streams.api.failures import cleaned, error_from_event, find_error, parse_error
-from gemini_streams.api.generate.meaning import End
+from gemini_streams.api.protocol import End
 from gemini_streams.errors import (
     APIError,
     BadFinishError,
@@ -170,7 +170,7 @@ class StreamActor(SupervisedActor):
         session = self._session
         fruitless = 0
         while True:
-            token = session.token
+            resume = session.resume
             ended = self._request(attempt)
             if ended is End.COMPLETE:
                 reason = attempt.meaning.finish_reason
@@ -178,7 +178,7 @@ class StreamActor(SupervisedActor):
                     raise BadFinishError(f"the answer ended with finishReason {reason}", reason)
                 session.complete(attempt)
                 return
-            fruitless = fruitless + 1 if session.token == token else 0
+            fruitless = fruitless + 1 if session.resume == resume else 0
             if fruitless >= _MAX_FRUITLESS_HOPS:
                 raise StreamTruncatedError(
                     f"the answer stopped with CONTINUATION {fruitless} times without getting on"
@@ -191,7 +191,7 @@ class StreamActor(SupervisedActor):
         exchange = attempt.exchange = Exchange(lambda: session.connected(attempt))
         if attempt.interrupted:
             raise Interrupted
-        exchange.send(self._connections, session.target, session.url, session.request_body())
+        exchange.send(self._connections, session.target, session.call())
         self._check_answer(attempt, exchange)
         session.answering(attempt)
         return Pump(session, attempt, exchange).run(self._connections.reader)

@@ -18,9 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from gemini_streams.api.failures import error_from_event, find_error
-from gemini_streams.api.generate.meaning import End, at_end
-from gemini_streams.api.generate.response import is_nothing
-from gemini_streams.api.json_values import TooDeepError, decode
+from gemini_streams.api.protocol import End
 from gemini_streams.delivery.subscription import NO_LIMIT
 from gemini_streams.errors import (
     APIError,
@@ -233,7 +231,7 @@ class Pump:
         last = decoder.end()
         exchange.finish()
         rest = decoder.take()
-        half = last is not None and _is_half(last)
+        half = last is not None and attempt.meaning.is_half(last)
         if last is not None and not half:
             rest.append(last)
         if rest:
@@ -242,23 +240,10 @@ class Pump:
         error = find_error(last) if last is not None and half else None
         if error is not None:
             raise self._said(error)
-        ending = at_end(
-            attempt.meaning, clean=True, half_event=half, automatic=session.automatic_continuation
-        )
-        if ending.end is End.COMPLETE or (ending.end is End.CONTINUES and not ending.void):
-            return ending.end
-        raise StreamTruncatedError(ending.why or "the answer stopped with CONTINUATION behind its last token")
-
-
-def _is_half(payload: bytes) -> bool:
-    """Whether an event that nothing has closed is no whole one."""
-    try:
-        decode(payload)
-    except TooDeepError:  # whole, as far as anybody can tell, and no event: _deliver says so
-        return False
-    except ValueError:
-        return not is_nothing(payload)
-    return False
+        end, why = attempt.meaning.ending(half_event=half)
+        if end is End.TRUNCATED:
+            raise StreamTruncatedError(why)
+        return end
 
 
 def _events_of(

@@ -24,13 +24,11 @@ import re
 import threading
 from typing import Any, Literal, Protocol
 
-import msgspec
 import pykka
 
 from gemini_streams.api.endpoint import Target
-from gemini_streams.api.generate.meaning import Meaning, Pieces
-from gemini_streams.api.generate.request import BuiltRequest, encode_body, with_token
 from gemini_streams.api.json_values import decode
+from gemini_streams.api.protocol import Call, Events, Request, ResumePoint
 from gemini_streams.api.usage import add_usage
 from gemini_streams.delivery.history import ALL_KEPT, History
 from gemini_streams.delivery.subscription import LastMessageOf, Subscription, common_room
@@ -67,7 +65,6 @@ from pykka_supervisor.log import get_logger
 __all__ = ["Attempt", "Retired", "Session", "Table"]
 
 _log = get_logger(__name__)
-_decoder = msgspec.json.Decoder()
 
 _ENUM_VALUE = re.compile("[A-Z0-9_]{1,64}")
 _HUNG_AFTER = 1.0
@@ -95,7 +92,7 @@ class Attempt:
         "received",
     )
 
-    def __init__(self, number: int, meaning: Meaning) -> None:
+    def __init__(self, number: int, meaning: Events) -> None:
         self.number = number
         self.exchange: Exchange | None = None
         self.meaning = meaning
@@ -139,7 +136,6 @@ class Session:
     """One stream over all its attempts."""
 
     __slots__ = (
-        "_body",
         "_broken",
         "_checkpoint",
         "_continuations",
@@ -150,22 +146,21 @@ class Session:
         "_keep_until",
         "_last",
         "_next_size",
-        "_open",
         "_parked",
         "_pausing",
+        "_request",
         "_restart_error",
+        "_resume",
         "_silences",
         "_strict",
         "_subscriptions",
         "_table",
         "_timer",
         "_timer_due",
-        "_token",
         "_told",
         "_usage",
         "asking",
         "attempt",
-        "automatic_continuation",
         "clock",
         "current",
         "error",
@@ -186,7 +181,6 @@ class Session:
         "tag",
         "target",
         "undecided",
-        "url",
         "waits",
     )
 
@@ -196,7 +190,7 @@ class Session:
         stream_id: str,
         run: str,
         tag: Any,
-        request: BuiltRequest,
+        request: Request,
         target: Target,
         options: Settings,
         table: Table,
@@ -210,9 +204,7 @@ class Session:
         self.model = options.model
         self.options = options
         self.target = target
-        self.url = target.url_for(options.model)
-        self._body = encode_body(request.body)
-        self.automatic_continuation = request.automatic_continuation
+        self._request = request
         self._table = table
         self.clock = clock = options.clock
         self.status: Status = "queued"
@@ -230,9 +222,8 @@ class Session:
         self.current: Attempt | None = None
         self.events_count = 0
         self.next_sequence = 0
-        self._token: str | None = None
-        self._open: Pieces | None = None  # what was in pieces at that token
-        self._checkpoint = 0  # the sequence number at which the answer goes on with _token
+        self._resume: ResumePoint | None = None
+        self._checkpoint = 0  # the sequence number at which the answer goes on from _resume
         self._usage: dict[str, Any] | None = None  # of the requests before the present one that stand
         self._restart_error: GeminiStreamsError | None = None
         self._silences = 0
@@ -351,7 +342,7 @@ class Session:
 
     def info(self) -> StreamInfo:
         """Return what the manager tells of this stream."""
-        body = _decoder.decode(self._body)  # it can be large, and nobody is to wait for that
+        body = self._request.shown()  # it can be large, and nobody is to wait for that
         with self.lock:
             heard = self.heard_at
             return StreamInfo(
@@ -370,12 +361,11 @@ class Session:
                 tag=self.tag,
             )
 
-    def asks_the_same(self, body: dict[str, Any], model: str, target: Target) -> bool:
+    def asks_the_same(self, request: Request, model: str, target: Target) -> bool:
         """Whether a request is the one this stream was started with, by the same tenant of the same service."""
-        if model != self.model or target.identity != self.target.identity:
-            return False
-        asked = encode_body(body)
-        return asked == self._body or _decoder.decode(asked) == _decoder.decode(self._body)
+        return (
+            model == self.model and target.identity == self.target.identity and self._request.same_as(request)
+        )
 
     def has_subscriber(self, urn: str) -> bool:
         """Whether this actor is one: after the stream's end, whether something is still buffered for it."""
@@ -430,15 +420,13 @@ class Session:
             return attempt
 
     @property
-    def token(self) -> str | None:
-        """The latest continuation token."""
-        return self._token
+    def resume(self) -> ResumePoint | None:
+        """Where the answer can go on: what the latest events have shown."""
+        return self._resume
 
-    def request_body(self) -> bytes:
-        """Return the body to send: the stream's own, with the token to go on with where there is one."""
-        if self._token is None:
-            return self._body
-        return encode_body(with_token(_decoder.decode(self._body), self._token))
+    def call(self) -> Call:
+        """Return the next call: for the answer, or for what is left of it."""
+        return self._request.call(self.target, self.model, self._resume)
 
     def connected(self, attempt: Attempt) -> None:
         """Take note that the request is about to be sent: from here on the server's silence counts."""
@@ -534,9 +522,9 @@ class Session:
         _, attempt.free, attempt.free_bytes = common_room(self._pausing, 0)
         self._history.remember(first, payloads)
         meaning = attempt.meaning
-        if meaning.token is not None and self.automatic_continuation:
-            self._token, self._open = meaning.token, meaning.open
-            self._checkpoint = self.next_sequence - (attempt.hop - meaning.token_index)
+        if meaning.resume is not None:
+            self._resume = meaning.resume
+            self._checkpoint = self.next_sequence - (attempt.hop - meaning.resume_index)
         interrupted = None
         for subscription in slow:
             interrupted = self._let_go(subscription) or interrupted
@@ -612,7 +600,7 @@ class Session:
             attempt, self.current, self._broken = self.current or self._broken, None, None
             error = self._cause(error, attempt)
             self._silences += isinstance(error, FirstEventTimeoutError)
-            resume_at = self._checkpoint if self._token is not None else 0
+            resume_at = self._checkpoint if self._resume is not None else 0
             asked = max(0.0, error.retry_at - self.clock.time()) if error.retry_at is not None else 0.0
             failed = Failed(
                 error=error,
@@ -723,9 +711,9 @@ class Session:
 
     # -- with the lock held ------------------------------------------------------------------------------------------
 
-    def _meaning(self) -> Meaning:
+    def _meaning(self) -> Events:
         """Return what takes the events of the next request."""
-        return Meaning(self.options.max_event_bytes, self._open)
+        return self._request.events(self.options.max_event_bytes, self._resume)
 
     def _check(self, attempt: Attempt) -> None:
         if self.current is not attempt or attempt.interrupted:

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from gemini_streams.api.generate.response import error_of
+from gemini_streams.api.failures import error_of
 from gemini_streams.errors import SlowSubscriberError
 from gemini_streams.messages import (
     EventsDropped,

@@ -13,7 +13,7 @@ The rules (Google's API reference, recorded streams, and google-genai 3.4 for co
   carried it. `finishReason: CONTINUATION` ends one hop of a longer answer. A `promptFeedback`, or any other
   finishReason, ends the answer for good.
 
-`Meaning` folds the events of one request; `at_end` reads from it what the request's end is.
+`Meaning` folds the events of one request, and says what the request's end is.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-import msgspec
-
+from gemini_streams.api.failures import error_of
 from gemini_streams.api.generate.pieces import Calls, Halves, index_of
-from gemini_streams.api.generate.response import candidate_of, error_of, is_nothing, parts_in, said
+from gemini_streams.api.generate.response import candidate_of, is_nothing, parts_in, said
 from gemini_streams.api.json_values import (
     COULD_BE_DEEP,
     TooDeepError,
     check_depth,
+    decode,
     decode_plain,
     encode,
     mend,
     read,
 )
+from gemini_streams.api.protocol import End, Ending
 from gemini_streams.errors import (
     EventTooLargeError,
     GeminiStreamsError,
@@ -41,12 +42,27 @@ from gemini_streams.errors import (
     UnexpectedResponseError,
 )
 
-__all__ = ["End", "Ending", "Meaning", "Pieces", "at_end"]
+__all__ = ["Checkpoint", "Meaning"]
 
 CONTINUATION = "CONTINUATION"
 
-Pieces = tuple[Calls, Halves]
-"""What is in pieces."""
+_Pieces = tuple[Calls, Halves]
+
+
+class Checkpoint:
+    """Where an answer can go on: its continuation token, and what was in pieces at it. Equal by the token."""
+
+    __slots__ = ("pieces", "token")
+
+    def __init__(self, token: str, pieces: _Pieces | None) -> None:
+        self.token = token
+        self.pieces = pieces
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Checkpoint) and other.token == self.token
+
+    def __hash__(self) -> int:
+        return hash(self.token)
 
 
 class _Course(enum.Enum):
@@ -65,13 +81,14 @@ class _Course(enum.Enum):
 class Meaning:
     """What the events of one request have said so far. Written by one thread.
 
-    `room` bounds the bytes of the events that a call in pieces is made of. `before` is for a request that goes on from
-    a continuation token: the `open` of the meaning that has seen this token.
+    `room` bounds the bytes of the events that a call in pieces is made of. `before` is the checkpoint that the request
+    goes on from. `follows`: continuation tokens are followed.
     """
 
     __slots__ = (
         "_calls",
         "_courses",
+        "_follows",
         "_halves",
         "_held",
         "_room",
@@ -83,10 +100,9 @@ class Meaning:
         "error",
         "finish_message",
         "finish_reason",
-        "open",
         "prompt_feedback",
-        "token",
-        "token_index",
+        "resume",
+        "resume_index",
         "usage",
     )
 
@@ -101,34 +117,35 @@ class Meaning:
     """A promptFeedback was seen: whatever it says, the answer is not continued."""
     usage: dict[str, Any] | None
     """The latest usageMetadata."""
-    token: str | None
+    resume: Checkpoint | None
     """The latest checkpoint; none once another finishReason than CONTINUATION has come behind it."""
-    token_index: int
-    """Events that stand if the answer goes on from `token`: all up to and with the one that carried it."""
-    open: Pieces | None
-    """What was in pieces at the checkpoint."""
+    resume_index: int
+    """Events that stand if the answer goes on from `resume`: all up to and with the one that carried its token."""
     error: dict[str, Any] | None
     """The error object, where an event was an error; for `failures.error_from_event`."""
     broken: GeminiStreamsError | None
     """What is wrong with the payload behind the last event, where it is none."""
 
-    def __init__(self, room: int = 1 << 26, before: Pieces | None = None) -> None:
+    def __init__(
+        self, room: int = 1 << 26, before: Checkpoint | None = None, *, follows: bool = True
+    ) -> None:
         self.count = 0
         self.finish_reason = None
         self.finish_message = None
         self.block_reason = None
         self.prompt_feedback = False
         self.usage = None
-        self.token = None
-        self.token_index = 0
-        self.open = None
+        self.resume = None
+        self.resume_index = 0
         self.error = None
         self.broken = None
         self._courses: dict[int, _Course] = {}
         self._speaking = False  # candidate 0's course is SPEAKING
         self._room = room
         self._size = 0  # bytes of the events that the calls in pieces are made of
-        self._calls, self._halves = (Calls(), Halves()) if before is None else _copied(before)
+        self._follows = follows
+        pieces = None if before is None else before.pieces
+        self._calls, self._halves = (Calls(), Halves()) if pieces is None else _copied(pieces)
         self._held = bool(self._halves)
 
     def read(self, payloads: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
@@ -217,13 +234,12 @@ class Meaning:
             message = candidate.get("finishMessage")
             self.finish_message = message if isinstance(message, str) else None
             if reason != CONTINUATION:
-                self.token = None
+                self.resume = None
         token = candidate.get("continuationToken")
-        if isinstance(token, str) and token:
-            self.token = token
-            self.token_index = self.count
+        if self._follows and isinstance(token, str) and token:
             pieces = self._calls, self._halves
-            self.open = _copied(pieces) if any(pieces) else None
+            self.resume = Checkpoint(token, _copied(pieces) if any(pieces) else None)
+            self.resume_index = self.count
 
     def _go_on(self, index: int, reason: str | None, *, says: bool) -> None:
         course = self._courses.get(index, _Course.SEEN)
@@ -289,13 +305,6 @@ class Meaning:
         return payload
 
     @property
-    def resumable(self) -> bool:
-        """Whether the answer, not finished yet, can go on from `token`."""
-        return (
-            self.token is not None and not self.prompt_feedback and self.finish_reason in (None, CONTINUATION)
-        )
-
-    @property
     def whole(self) -> bool:
         """Whether the answer is whole even if nothing marks its end.
 
@@ -320,75 +329,39 @@ class Meaning:
             return "in the middle of a function call"
         return ""
 
+    @staticmethod
+    def is_half(payload: bytes) -> bool:
+        """Whether the payload of an event that nothing has closed is less than a whole event."""
+        try:
+            decode(payload)
+        except TooDeepError:  # whole as far as can be told, and no event: `read` says so
+            return False
+        except ValueError:
+            return not is_nothing(payload)
+        return False
 
-class End(enum.Enum):
-    """What the end of a request is."""
-
-    COMPLETE = "complete"
-    """The answer is there: `StreamComplete`."""
-    CONTINUES = "continues"
-    """One hop of a longer answer: ask again with the token. Where `Ending.void` is 0, nobody need be told."""
-    TRUNCATED = "truncated"
-    """A clean end of an answer that is not: `StreamTruncatedError`."""
-    ERROR = "error"
-    """The server said so: `error_from_event(meaning.error)`."""
-    BROKEN = "broken"
-    """The connection broke: what the connection says."""
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """How a request ended and how the answer could go on.
-
-    The same for every end but `COMPLETE`: with a `token` the next request can take it along, and events from
-    `resume_at` on (counted within this request) come again; without one the answer starts over.
-    """
-
-    end: End
-    token: str | None = None
-    resume_at: int = 0
-    void: int = 0
-    """Events seen that come again."""
-    why: str = ""
-    """Of a truncated answer, for the error's text."""
-
-
-def at_end(
-    meaning: Meaning,
-    clean: bool,  # noqa: FBT001 - `at_end(meaning, clean=...)`
-    *,
-    half_event: bool = False,
-    automatic: bool = True,
-) -> Ending:
-    """Decide what the end of a request's body is.
-
-    `clean`: the body came to its end as HTTP says. `half_event`: it ended inside an event. `automatic`:
-    continuation tokens are followed (`BuiltRequest.automatic_continuation`).
-    """
-    token, resume_at, void = None, 0, meaning.count
-    if automatic and meaning.resumable:
-        token, resume_at, void = meaning.token, meaning.token_index, meaning.count - meaning.token_index
-
-    def ending(end: End, why: str = "") -> Ending:
-        return Ending(end, token, resume_at, void, why)
-
-    if meaning.error is not None:
-        return ending(End.ERROR)
-    if not clean:
-        return ending(End.BROKEN)
-    if half_event:
-        return ending(End.TRUNCATED, "the body ended in the middle of an event")
-    if meaning.block_reason is not None:
+    def ending(self, *, half_event: bool = False) -> Ending:
+        """Decide what the clean end of the request's body is. `half_event`: it came inside an event."""
+        if half_event:
+            return Ending(End.TRUNCATED, "the body ended in the middle of an event")
+        if self.block_reason is not None:
+            return Ending(End.COMPLETE)
+        if self.finish_reason is None:
+            said = "without a single event" if self.count == 0 else f"after {self.count} events"
+            return Ending(
+                End.TRUNCATED, f"the body ended {said}, with neither a finishReason nor a blockReason"
+            )
+        if self.finish_reason == CONTINUATION and self._follows and not self.prompt_feedback:
+            if self.resume is None:
+                return Ending(
+                    End.TRUNCATED, "the answer stopped with CONTINUATION and no token to go on with"
+                )
+            if self.resume_index < self.count:
+                return Ending(End.TRUNCATED, "the answer stopped with CONTINUATION behind its last token")
+            return Ending(End.CONTINUES)
+        if self.lacking:
+            return Ending(End.TRUNCATED, f"the body ended {self.lacking}")
         return Ending(End.COMPLETE)
-    if meaning.finish_reason is None:
-        said = "without a single event" if meaning.count == 0 else f"after {meaning.count} events"
-        return ending(End.TRUNCATED, f"the body ended {said}, with neither a finishReason nor a blockReason")
-    if meaning.finish_reason == CONTINUATION and automatic and not meaning.prompt_feedback:
-        if token is not None:
-            return ending(End.CONTINUES)
-        return ending(End.TRUNCATED, "the answer stopped with CONTINUATION and no token to go on with")
-    if meaning.lacking:
-        return ending(End.TRUNCATED, f"the body ended {meaning.lacking}")
-    return Ending(End.COMPLETE)
 
 
 def _is_shallow(payload: bytes, text: Any) -> bool:
@@ -398,7 +371,7 @@ def _is_shallow(payload: bytes, text: Any) -> bool:
     return True
 
 
-def _copied(pieces: Pieces) -> Pieces:
+def _copied(pieces: _Pieces) -> _Pieces:
     calls, halves = pieces
     return calls.copy(), halves.copy()
 

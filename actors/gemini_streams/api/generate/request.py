@@ -36,7 +36,7 @@ import msgspec
 
 from gemini_streams.errors import InvalidRequestError
 
-__all__ = ["BuiltRequest", "build_body", "build_request", "encode_body", "with_token"]
+__all__ = ["BuiltRequest", "build_request", "encode_body", "with_token"]
 
 MAX_DEPTH = 100
 """Levels of nesting; the API's own JSON reader allows no more."""
@@ -188,14 +188,9 @@ def _built(contents: Any, config: Any) -> BuiltRequest:
     return BuiltRequest(body, automatic)
 
 
-def build_body(contents: Any, config: Any = None) -> dict[str, Any]:
-    """Return the body alone, as Python holds JSON."""
-    return build_request(contents, config).body
-
-
-def with_token(body: dict[str, Any], token: str | None) -> dict[str, Any]:
-    """Return the body that goes on from a continuation token; the same body where there is none."""
-    return body if token is None else {**body, "continuationToken": token}
+def with_token(body: dict[str, Any], token: str) -> dict[str, Any]:
+    """Return the body that goes on from a continuation token."""
+    return {**body, "continuationToken": token}
 
 
 def encode_body(body: dict[str, Any]) -> bytes:

@@ -4,7 +4,7 @@ The rules (Google's API reference, recorded streams):
 
 - `index` tells candidates apart, and nothing else does; a missing one is 0. Candidate 0 is the answer.
 - An enum value `…_UNSPECIFIED` says that nothing was said.
-- An event can be an error: `{"error": {…}}`, or a list of one such object.
+- An event can be an error (`failures.error_of`).
 - `[DONE]`, and an event without anything in it, are no events and no errors.
 
 What the events of a request mean together is `meaning`'s.
@@ -18,16 +18,17 @@ from gemini_streams.api.generate.pieces import index_of, is_fragment
 
 __all__ = [
     "candidate_of",
-    "error_of",
     "finish_reason_of",
     "function_calls_of",
     "is_nothing",
     "parts_in",
     "parts_of",
     "plain_text_of",
+    "role_of",
     "said",
     "text_of",
     "thoughts_of",
+    "usage_of",
     "whole_parts_of",
 ]
 
@@ -131,24 +132,24 @@ def finish_reason_of(data: dict[str, Any]) -> str | None:
     return None if candidate is None else said(candidate, "finishReason")
 
 
+def role_of(data: dict[str, Any]) -> str | None:
+    """Return whose turn candidate 0 is part of: `model`, or `None` where nothing says so."""
+    candidate = candidate_of(data)
+    content = candidate.get("content") if candidate is not None else None
+    role = content.get("role") if isinstance(content, dict) else None
+    return role if isinstance(role, str) else None
+
+
+def usage_of(data: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the usageMetadata, or `None`."""
+    usage = data.get("usageMetadata")
+    return usage if isinstance(usage, dict) else None
+
+
 def said(message: dict[str, Any], field: str) -> str | None:
     """Return the value of an enum; `None` where it is not set, as it is where it is unspecified."""
     value = message.get(field)
     return value if isinstance(value, str) and value and not value.endswith(_NOT_SET) else None
-
-
-def error_of(data: object) -> dict[str, Any] | None:
-    """Return the error object in a decoded event or body; `None` where it is no error."""
-    if isinstance(data, list) and data:
-        data = data[0]
-    if not isinstance(data, dict):
-        return None
-    error = data.get("error")
-    if isinstance(error, dict):
-        return error
-    if isinstance(error, str) and error:
-        return {"message": error}
-    return None
 
 
 def is_nothing(payload: bytes) -> bool:

@@ -1,0 +1,82 @@
+"""`streamGenerateContent` as an API: `api.protocol` says what each part is for. Pure.
+
+The rules:
+
+- A request is a POST of the same body each time. One that goes on takes the continuation token along, and no more.
+- The resume point is a `Checkpoint`: the continuation token, and what was in pieces at it.
+- With `automatic_continuation=False` a request has no resume point.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+
+from gemini_streams.api.endpoint import Target
+from gemini_streams.api.generate import response
+from gemini_streams.api.generate.meaning import Checkpoint, Meaning
+from gemini_streams.api.generate.request import build_request, encode_body, with_token
+from gemini_streams.api.protocol import Call, Request, ResumePoint
+
+__all__ = ["GENERATE_CONTENT", "GenerateContent", "GenerateRequest"]
+
+_decoder = msgspec.json.Decoder()
+
+
+class GenerateRequest:
+    """What one stream asks of `streamGenerateContent`."""
+
+    __slots__ = ("_follows", "body")
+
+    body: bytes
+    """JSON."""
+
+    def __init__(self, body: bytes, *, follows: bool) -> None:
+        self.body = body
+        self._follows = follows  # continuation tokens
+
+    def __repr__(self) -> str:
+        return f"<GenerateRequest of {len(self.body)} bytes>"
+
+    def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:
+        """Return the POST of the body, with the token to go on from where there is one."""
+        body = self.body
+        if resume is not None:
+            body = encode_body(with_token(self.shown(), cast("Checkpoint", resume).token))
+        return Call("POST", f"{target.model_url(model)}:streamGenerateContent?alt=sse", body)
+
+    def events(self, room: int, resume: ResumePoint | None) -> Meaning:
+        """Return the reader of the events that answer a call."""
+        return Meaning(room, cast("Checkpoint | None", resume), follows=self._follows)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the body, decoded anew at each use."""
+        return cast("dict[str, Any]", _decoder.decode(self.body))
+
+    def same_as(self, other: Request) -> bool:
+        """Whether the other request has the same body, whatever the order of its keys."""
+        return isinstance(other, GenerateRequest) and (
+            other.body == self.body or other.shown() == self.shown()
+        )
+
+
+class GenerateContent:
+    """The API `streamGenerateContent`."""
+
+    text_of = staticmethod(response.text_of)
+    thoughts_of = staticmethod(response.thoughts_of)
+    function_calls_of = staticmethod(response.function_calls_of)
+    finish_reason_of = staticmethod(response.finish_reason_of)
+    usage_of = staticmethod(response.usage_of)
+    role_of = staticmethod(response.role_of)
+    plain_text_of = staticmethod(response.plain_text_of)
+    whole_parts_of = staticmethod(response.whole_parts_of)
+
+    def request(self, contents: Any, config: Any = None) -> GenerateRequest:
+        """Build a request of what google-genai takes as contents and config (`request`)."""
+        built = build_request(contents, config)
+        return GenerateRequest(encode_body(built.body), follows=built.automatic_continuation)
+
+
+GENERATE_CONTENT = GenerateContent()

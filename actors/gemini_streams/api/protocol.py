@@ -1,0 +1,144 @@
+"""What an API is to the streams: the requests it makes, and the events that answer them. Pure.
+
+The rules:
+
+- An `API` makes a `Request` of what the application gave. A request is built once, in the asker's thread, and is
+  immutable from then on.
+- Each attempt at a stream takes one or more `Call`s, one HTTP request each. The request makes every call from its
+  resume point: `None` at the beginning, and later the one that the events so far have shown.
+- `Events` reads the events that answer one call. The stream's thread and the shared reader take turns at it.
+- A resume point is the API's own: a stream keeps the latest, and hands it back for the next call. Two resume points are
+  equal where the answer has not got on from one to the other.
+- What one event says (its text, its function calls, its finish reason) the API reads from the event's data.
+
+`chosen` names the API of each request. Nothing else outside an API's own package names that API.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Protocol
+
+from gemini_streams.api.endpoint import Target
+from gemini_streams.errors import GeminiStreamsError
+
+__all__ = ["API", "Call", "End", "Ending", "Events", "Request", "ResumePoint"]
+
+ResumePoint = Hashable
+"""Where an answer can go on; only the API that made it looks into it."""
+
+
+class Call(NamedTuple):
+    """One HTTP request."""
+
+    method: str
+    url: str
+    body: bytes
+
+
+class End(enum.Enum):
+    """What the clean end of a call's answer is."""
+
+    COMPLETE = "complete"
+    """The answer is there: `StreamComplete`."""
+    CONTINUES = "continues"
+    """One hop of a longer answer: the next call goes on from the resume point. No event comes again."""
+    TRUNCATED = "truncated"
+    """The answer is not whole: `StreamTruncatedError`."""
+
+
+class Ending(NamedTuple):
+    """What the clean end of a call's answer is, and for a truncated answer, why: words for the error's text."""
+
+    end: End
+    why: str = ""
+
+
+class Events(Protocol):
+    """Reads the events that answer one call."""
+
+    finish_reason: str | None
+    """The reason that counts, so far."""
+    finish_message: str | None
+    """What the service says of that reason."""
+    block_reason: str | None
+    """Why the service refused the prompt."""
+    usage: dict[str, Any] | None
+    """The latest token counts of this call."""
+    resume_index: int
+    """How many of this call's events stand if the answer goes on from `resume`."""
+    error: dict[str, Any] | None
+    """The error object, where the latest event was an error (`failures.error_from_event`)."""
+    broken: GeminiStreamsError | None
+    """What is wrong with the payload behind the last event, where it is no event."""
+
+    @property
+    def resume(self) -> ResumePoint | None:
+        """Where the answer can go on. `None`: from its beginning only."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer is whole even if nothing marks its end, so that a lost connection costs nothing."""
+
+    def read(self, payloads: list[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
+        """Take the payloads of the next events; return each event's data, and the payload to replay it from.
+
+        Reading ends at an error, or at a payload that is no event; `error` and `broken` say so.
+        """
+
+    def is_half(self, payload: bytes) -> bool:
+        """Whether the payload that stood before the body's end, without the end of an event, is half an event."""
+
+    def ending(self, *, half_event: bool) -> Ending:
+        """Decide what the clean end of the body is. `half_event`: it came inside an event."""
+
+
+class Request(Protocol):
+    """What one stream asks, built and encoded. Immutable; any thread may read it."""
+
+    def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:
+        """Return the call that asks for the answer, or for the rest of it behind `resume`."""
+
+    def events(self, room: int, resume: ResumePoint | None) -> Events:
+        """Return the reader of that call's events. `room`: the most bytes of what is put together from pieces."""
+
+    def shown(self) -> dict[str, Any]:
+        """Return the body, decoded anew at each use."""
+
+    def same_as(self, other: Request) -> bool:
+        """Whether the other request asks the same, however its body is spelt."""
+
+
+class API(Protocol):
+    """One of the service's APIs."""
+
+    def request(self, contents: Any, config: Any = None) -> Request:
+        """Build a request; encodes pictures and reads pydantic's objects in the calling thread.
+
+        Raises `InvalidRequestError`, and what an application's own objects raise when they are read.
+        """
+
+    def text_of(self, data: dict[str, Any], /) -> str:
+        """Return an event's text, thoughts left out."""
+
+    def thoughts_of(self, data: dict[str, Any], /) -> str:
+        """Return an event's thought summaries."""
+
+    def function_calls_of(self, data: dict[str, Any], /) -> list[dict[str, Any]]:
+        """Return an event's function calls that are whole."""
+
+    def finish_reason_of(self, data: dict[str, Any], /) -> str | None:
+        """Return an event's finish reason."""
+
+    def usage_of(self, data: dict[str, Any], /) -> dict[str, Any] | None:
+        """Return an event's token counts."""
+
+    def role_of(self, data: dict[str, Any], /) -> str | None:
+        """Return whose turn an event is part of."""
+
+    def plain_text_of(self, data: dict[str, Any], /) -> str | None:
+        """Return an event's text where a plain text is all it says; `None` elsewhere. The quick way of most events."""
+
+    def whole_parts_of(self, data: dict[str, Any], /) -> list[dict[str, Any]]:
+        """Return an event's parts as the next turn's history takes them, pieces of function calls left out."""
