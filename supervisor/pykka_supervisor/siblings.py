@@ -52,6 +52,9 @@ def sibling(child_id: str) -> Any:
 
 Find = Callable[[str], pykka.ActorRef[Any]]
 
+_CONTAINERS = (list, tuple, set, frozenset, deque, dict)
+_PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
+
 
 def check_siblings(arguments: Iterable[Any], *, deep: bool) -> bool:
     """Say whether there is a sibling among these arguments; InvalidSpecError where it cannot be replaced."""
@@ -90,11 +93,11 @@ def _is_anywhere_in(arguments: list[Any]) -> bool:
         value = left.pop()
         if isinstance(value, Sibling):
             return True
-        if isinstance(value, list | tuple | set | frozenset | deque | dict) and id(value) not in seen:
+        if isinstance(value, _CONTAINERS) and id(value) not in seen:
             seen.add(id(value))
-            left += value
+            left += [held for held in value if type(held) not in _PLAIN]
             if isinstance(value, dict):
-                left += value.values()
+                left += [held for held in value.values() if type(held) not in _PLAIN]
     return False
 
 
