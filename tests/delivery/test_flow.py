@@ -386,7 +386,9 @@ def test_a_blocked_one_delays_no_other(
     desk.free()
     streams = manager()
     gate = gemini.gate("why")
-    stream_id = streams.start_stream("why", subscriber=blocked, flow=FlowControl(window=20, overflow=overflow))
+    stream_id = streams.start_stream(
+        "why", subscriber=blocked, flow=FlowControl(window=20, overflow=overflow)
+    )
     # With room for all: on a busy machine 20 events come before the quick one's thread runs, and it is not at fault.
     streams.subscribe_stream(stream_id, quick, flow=FlowControl(window=1000, overflow=overflow))
     gate.open()
