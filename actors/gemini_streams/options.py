@@ -92,7 +92,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     attempts: int = 4
     """All attempts of the stream, the first included, over its whole life. A 429 whose named wait was kept does not
-    count. 1: the stream is never started again."""
+    count, but for one that makes a part of the answer void. 1: the stream is never started again."""
     initial_delay: float = 0.5
     max_delay: float = 30.0
     exp_base: float = 2.0

@@ -102,7 +102,7 @@ def test_every_rule(policy: RetryPolicy, failed: Failed, uniform: Any) -> None:
     again = error.retryable and not (isinstance(error, FirstEventTimeoutError) and failed.silences > 1)
     if failed.verdict is not None:
         again = failed.verdict
-    free = error is LIMITED and failed.asked > 0
+    free = error is LIMITED and failed.asked > 0 and not failed.voids
     left = policy.attempts > 1 and (free or failed.attempt - failed.kept < policy.attempts)
     partial = failed.voids and policy.on_partial == "fail"
     named = failed.asked <= policy.max_retry_after and (
@@ -157,6 +157,17 @@ def test_a_429_whose_wait_is_kept_costs_no_attempt(policy: RetryPolicy, uniform:
         assert not wait.counted
         waited += wait.delay
     assert waited >= 80 * 43
+
+
+@given(policies(), failures(error=LIMITED, verdict=None, voids=True), draws())
+def test_a_429_in_the_middle_of_an_answer_costs_an_attempt(
+    policy: RetryPolicy, failed: Failed, uniform: Any
+) -> None:
+    """The service bills the part that becomes void: that must not happen more often than `attempts` says."""
+    wait = next_wait(policy, failed, uniform)
+    if failed.attempt - failed.kept >= policy.attempts:
+        assert wait is None
+    assert wait is None or wait.counted
 
 
 def test_a_server_that_names_next_to_nothing_again_and_again_is_asked_less_and_less_often() -> None:

@@ -5,7 +5,9 @@ In this order:
 1. An error that cannot be helped by trying again ends the stream (`RetryPolicy.retryable` has the first word, the
    table of errors the second; a silence before the first event is tried again once).
 2. `attempts` counts all of them, over the stream's whole life, but for each 429 that named a wait which was kept:
-   the service asked for nothing else. With `attempts=1` there is no second attempt whatever the service asks for.
+   the service asked for nothing else. A 429 in the middle of an answer counts where the next attempt makes the first
+   part of that answer void: the service bills that part. With `attempts=1` there is no second attempt whatever the
+   service asks for.
 3. `on_partial="fail"`: an attempt that has delivered what would become void is not repeated.
 4. The policy's own wait is exponential with jitter, never more than `max_delay`. A wait that the server names is kept
    where it is longer, whatever `max_delay` is. The policy's own grows with the 429s in a row, too: a server that
@@ -88,7 +90,7 @@ def next_wait(policy: RetryPolicy, failed: Failed, uniform: Callable[[float, flo
         again = error.retryable and not (isinstance(error, FirstEventTimeoutError) and failed.silences > 1)
     if not again or policy.attempts == 1:
         return None
-    counted = not failed.limited
+    counted = failed.voids or not failed.limited
     if counted and failed.attempt - failed.kept >= policy.attempts:
         return None
     if failed.voids and policy.on_partial == "fail":
