@@ -22,7 +22,7 @@ from gemini_streams import (
     StreamStopped,
     SubscriberActor,
 )
-from gemini_streams.delivery.subscription import ControlBatch, EventBatch
+from gemini_streams.delivery.batches import ControlBatch, EventBatch
 from gemini_streams.testing import Failure, LocalGemini, Raw, Reply, check_history
 from kit.helpers import LAST, ONCE, eventually
 from kit.replies import answer, body, chunked

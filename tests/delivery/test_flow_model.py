@@ -44,7 +44,8 @@ from gemini_streams import (
 )
 from gemini_streams.api.chosen import api
 from gemini_streams.delivery import subscription as delivery_module
-from gemini_streams.delivery.subscription import ControlBatch, EventBatch, Subscription
+from gemini_streams.delivery.batches import ControlBatch, EventBatch
+from gemini_streams.delivery.subscription import Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.http.sse import Decoder
 from gemini_streams.options import Overflow, Place, Settings
@@ -680,9 +681,9 @@ class Delivery(RuleBasedStateMachine):
             assert len(events) <= flow.window, (person, flow)
             assert size <= flow.max_bytes or len(events) == 1, (person, flow, size)
             if flow.overflow.startswith("drop") and not subscription.replaying:
-                buffered = subscription._waiting_count
+                buffered = subscription.backlog.count
                 assert len(events) + buffered <= flow.window
-                assert size + subscription._waiting_bytes <= flow.max_bytes or len(events) + buffered == 1, (
+                assert size + subscription.backlog.size <= flow.max_bytes or len(events) + buffered == 1, (
                     person,
                     flow,
                 )

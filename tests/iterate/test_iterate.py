@@ -30,7 +30,7 @@ from gemini_streams import (
     errors,
 )
 from gemini_streams import GeminiStreamsError as AnyError
-from gemini_streams.delivery.subscription import ControlBatch
+from gemini_streams.delivery.batches import ControlBatch
 from gemini_streams.iterate import AsyncStream, Stream, astream, stream
 from gemini_streams.iterate.asynchronous import AsyncInbox
 from gemini_streams.testing import Failure, LocalGemini, Reply

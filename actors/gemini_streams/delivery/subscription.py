@@ -1,6 +1,6 @@
 """One subscription: how events reach one subscriber's inbox, and what happens when it does not keep up.
 
-The rules (contract, section 8):
+The rules:
 
 - What is on its way to a subscriber, in its inbox or buffered here, stays within `window` events and `max_bytes`
   bytes, whichever is met first; one event larger than `max_bytes` goes alone.
@@ -16,56 +16,36 @@ subscriber's (when credit lets the buffer flow), the supervisor's. Nothing here 
 by a thread of its own (`carried`). A subscriber whose inbox is closed, or raises, is gone: its subscription closes, and
 the session lets it leave.
 
-How a message is put depends on the subscriber. A `SubscriberActor` and an iterator take all events of a read as one
-batch and acknowledge it when they have handled it. Any other Pykka actor gets each event as a message of its own,
-and behind every half window an attribute request that Pykka itself answers, in the actor's thread, unseen by
-`on_receive`: that answer is the acknowledgement.
+What waits stands in `backlog`; `batches` says what is put and how it is acknowledged, `inbox` how it is put.
 """
 
 from __future__ import annotations
 
 import functools
-import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import pykka
-from pykka.messages import ProxyGetAttr
 
+from gemini_streams.delivery.backlog import Backlog, Piece
+from gemini_streams.delivery.batches import ControlBatch, EventBatch, mark
 from gemini_streams.delivery.carried import CarriedInbox, never_blocks
 from gemini_streams.delivery.history import Replay
+from gemini_streams.delivery.inbox import put_all
 from gemini_streams.errand import Errand
 from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
 from gemini_streams.safely import safely
-from pykka_supervisor.mailbox import Envelope, Mailbox
+from pykka_supervisor.mailbox import Envelope
 
-__all__ = ["NO_LIMIT", "ControlBatch", "EventBatch", "Owner", "Subscription", "common_room"]
+__all__ = ["NO_LIMIT", "LastMessageOf", "Owner", "Subscription", "common_room"]
 
 NO_LIMIT = 1 << 62
 """Events or bytes that fit where nobody limits them."""
 
-_ASK_FOR_URN = ProxyGetAttr(attr_path=("actor_urn",))
-
 LastMessageOf = Callable[["Subscription"], LastMessage]
 """Makes a subscription's last message when it is put: what it counts is known only then."""
-
-
-class Acknowledged(Protocol):
-    """What a batch is acknowledged to."""
-
-    def acknowledge(self, upto: int, upto_bytes: int) -> None:
-        """Take note of what has been handled."""
-
-
-class _Nobody:
-    def acknowledge(self, upto: int, upto_bytes: int) -> None:
-        """Whoever has the rest of the batch will."""
-
-
-_NOBODY = _Nobody()
 
 
 class Owner(Protocol):
@@ -88,106 +68,6 @@ class Owner(Protocol):
         """Return the last message of a subscriber whose own could not be made."""
 
 
-class EventBatch:
-    """Events of one read for one subscriber: one message. Handled by `run`, in the subscriber's thread.
-
-    The iterator remembers how far it came: after a crash `run` goes on behind the event that caused it. `upto` and
-    `upto_bytes` are where the subscription stands when the batch has been handled (`Subscription.acknowledge`).
-    """
-
-    __slots__ = ("rest", "subscription", "upto", "upto_bytes")
-    __actor_batch__: ClassVar[bool] = True
-
-    def __init__(
-        self, subscription: Subscription, events: Iterable[StreamEvent], upto: int, upto_bytes: int
-    ) -> None:
-        self.subscription: Acknowledged = subscription
-        self.rest: Iterator[StreamEvent] = iter(events)
-        self.upto = upto
-        self.upto_bytes = upto_bytes
-
-    def run(self, actor: Any) -> None:
-        """Give each event to the actor's `on_stream_event`, then acknowledge them all."""
-        handle = actor.on_stream_event
-        for event in self.rest:
-            handle(event)
-        self.subscription.acknowledge(self.upto, self.upto_bytes)
-
-    def hand_over(self) -> EventBatch:
-        """Take the rest from the thread that runs it, from any thread: that one stops behind the event in hand.
-
-        Another incarnation of the actor goes on with what is returned.
-        """
-        rest = EventBatch.__new__(EventBatch)
-        rest.subscription, self.subscription = self.subscription, _NOBODY
-        rest.rest = iter(list(self.rest))  # one step for the interpreter: nobody takes an event in between
-        rest.upto, rest.upto_bytes = self.upto, self.upto_bytes
-        return rest
-
-    def discard(self) -> None:
-        """Nobody will handle the rest."""
-
-
-class ControlBatch:
-    """One message that is no event, for a subscriber that takes batches."""
-
-    __slots__ = ("message",)
-    __actor_batch__: ClassVar[bool] = True
-
-    def __init__(self, message: Any) -> None:
-        self.message: Any = message
-
-    def run(self, actor: Any) -> None:
-        """Give the message to the actor's callback for it; once, also when that crashes."""
-        message, self.message = self.message, None
-        if message is not None:
-            actor.on_stream_message(message)
-
-    def hand_over(self) -> ControlBatch:
-        """Nothing is left of it once it runs."""
-        return self
-
-    def discard(self) -> None:
-        """Nobody will handle it."""
-
-
-class _Credit:
-    """Stands where Pykka puts the answer to an attribute request: an acknowledgement from a plain actor."""
-
-    __slots__ = ("subscription", "upto", "upto_bytes")
-
-    def __init__(self, subscription: Subscription, upto: int, upto_bytes: int) -> None:
-        self.subscription = subscription
-        self.upto = upto
-        self.upto_bytes = upto_bytes
-
-    def set(self, value: object = None) -> None:  # noqa: ARG002 - Pykka's names: it gives them by keyword
-        """Called by Pykka in the subscriber's thread when everything before it has been handled."""
-        self.subscription.acknowledge(self.upto, self.upto_bytes)
-
-    def set_exception(self, exc_info: object = None) -> None:
-        """Called by Pykka when the subscriber has died; the session's monitor takes care of that."""
-
-
-# What waits in a subscription's buffer: (sequence, count of events, bytes, item). An item is a StreamEvent, a Replay of
-# many, a StreamRestarting or a _Piece that is being decoded (of no events), or, for a gap, the attempt it lies in.
-_Waiting = tuple[int, int, int, Any]
-
-
-class _Piece:
-    """Events of a replay that its errand decodes; it stands in the buffer, in front of what comes behind them."""
-
-    __slots__ = ("payloads",)
-
-    def __init__(self) -> None:
-        self.payloads: list[tuple[int, bytes]] = []
-
-
-_PIECE = 64
-_PIECE_BYTES = 65536
-"""Events and bytes of a replay that are decoded at a time."""
-
-
 def common_room(subscriptions: Iterable[Subscription], size: int) -> tuple[list[Subscription], int, int]:
     """Return who of these has no room for an event of so many bytes, and how many events and bytes fit all of them.
 
@@ -196,11 +76,11 @@ def common_room(subscriptions: Iterable[Subscription], size: int) -> tuple[list[
     full: list[Subscription] = []
     count = room = NO_LIMIT
     for s in subscriptions:
-        if s._waiting:  # noqa: SLF001 - this module's own
+        if s.backlog.entries:
             full.append(s)
             count = room = 0
             continue
-        in_flight = s._sent - s._acked  # noqa: SLF001
+        in_flight = s._sent - s._acked  # noqa: SLF001 - this module's own
         free = s._inbox_window - in_flight  # noqa: SLF001
         free_bytes = s._inbox_bytes - (s._sent_bytes - s._acked_bytes)  # noqa: SLF001
         if free <= 0 or (in_flight and free_bytes < (size or 1)):
@@ -227,14 +107,10 @@ class Subscription:
         "_marked",
         "_marked_bytes",
         "_owner",
-        "_replay_bytes",
-        "_replay_count",
         "_sent",
         "_sent_bytes",
         "_told_at",
-        "_waiting",
-        "_waiting_bytes",
-        "_waiting_count",
+        "backlog",
         "closed",
         "flow",
         "pausing",
@@ -268,12 +144,8 @@ class Subscription:
         self._marked = 0
         self._marked_bytes = 0
         self._told_at = 0  # what had been acknowledged when a gap was last told
-        self._waiting: deque[_Waiting] | None = None
-        self._waiting_count = 0
-        self._waiting_bytes = 0
+        self.backlog = Backlog()
         self._errand: Errand | None = None  # that decodes a replay
-        self._replay_count = 0  # of those that wait, the ones out of the history
-        self._replay_bytes = 0
         self._last: LastMessageOf | None = None
         self.replaying = False
         """It has not caught up yet with what came before it did."""
@@ -318,7 +190,7 @@ class Subscription:
         """Whether so many events, `size` bytes together, can be put into the inbox at once."""
         in_flight = self._sent - self._acked
         return (
-            not self._waiting
+            not self.backlog.entries
             and count <= self._inbox_window - in_flight
             and (
                 size <= self._inbox_bytes - (self._sent_bytes - self._acked_bytes)
@@ -336,7 +208,7 @@ class Subscription:
     def _push_slowly(self, events: list[StreamEvent], sizes: list[int]) -> bool:
         """Send what fits and treat the rest by the policy."""
         self.flush()
-        fits = self._fitting(sizes) if self._only_a_gap_waits() else 0
+        fits = self._fitting(sizes) if self.backlog.only_a_gap else 0
         if fits:
             self._tell_gap()
             self._put_events(events[:fits], sum(sizes[:fits]), (), sizes[:fits])
@@ -344,20 +216,20 @@ class Subscription:
         if not rest:
             return not self.closed
         sizes = sizes[fits:]
-        policy = self.flow.overflow
+        policy, backlog = self.flow.overflow, self.backlog
         # Those who pause have joined just now: only what fits all of them is taken off the socket. And nobody is
         # called slow, or loses anything, for as long as a window of new events fits behind a replay.
         keeps = policy == "pause" or (
             self.replaying
-            and self._waiting_count - self._replay_count + len(rest) <= self.flow.window
-            and self._waiting_bytes - self._replay_bytes + sum(sizes) <= self.flow.max_bytes
+            and backlog.count - backlog.replay_count + len(rest) <= self.flow.window
+            and backlog.size - backlog.replay_size + sum(sizes) <= self.flow.max_bytes
         )
         if policy == "disconnect" and not keeps:
             return False
         if policy == "drop_newest" and not keeps:
-            self._gap(rest[0].attempt, rest[0].sequence, len(rest))
+            backlog.add_gap(rest[0].attempt, rest[0].sequence, len(rest))
         else:
-            self._buffer(rest, sizes)
+            backlog.add(rest, sizes)
         self.flush()  # credit may have come since it was seen that they do not fit
         if policy == "drop_oldest" and not keeps and self._drop_oldest():
             self.flush()
@@ -365,73 +237,16 @@ class Subscription:
 
     def _drop_oldest(self) -> bool:
         """Make the buffer fit the window again; whether something had to go for that."""
-        waiting = self._waiting
-        if waiting is None:
-            return False
         in_flight = self._sent - self._acked
-        limit = max(self.flow.window - in_flight, 0)
-        limit_bytes = self.flow.max_bytes - (self._sent_bytes - self._acked_bytes)
-        least = 0 if in_flight else 1
-        stays: list[_Waiting] = []
-        gap: _Waiting | None = None
-        while self._waiting_count > limit or (
-            self._waiting_bytes > limit_bytes and self._waiting_count > least
-        ):
-            sequence, count, size, item = waiting.popleft()
-            if not count:
-                stays += [gap] if gap else []
-                stays.append((sequence, count, size, item))
-                gap = None
-                continue
-            attempt = item
-            if isinstance(item, Replay):
-                missing = self._waiting_count - limit
-                most = max(missing, self._waiting_count - least)
-                count, size = item.drop(missing, self._waiting_bytes - limit_bytes, most)
-                if item.count:
-                    waiting.appendleft((item.first, item.count, item.size, item))
-            if not isinstance(item, int):
-                attempt = item.attempt
-                self._taken(item, size, count)
-            gap = (gap[0], gap[1] + count, 0, gap[3]) if gap else (sequence, count, 0, attempt)
-        if gap:
-            if waiting and isinstance(waiting[0][3], int):
-                gap = (gap[0], gap[1] + waiting.popleft()[1], 0, gap[3])
-            stays.append(gap)
-        waiting.extendleft(reversed(stays))
-        return bool(stays)
-
-    def _gap(self, attempt: int, sequence: int, count: int) -> None:
-        waiting = self._waiting
-        if waiting is None:
-            waiting = self._waiting = deque()
-        if waiting and isinstance(waiting[-1][3], int):
-            sequence, before, _size, _attempt = waiting.pop()
-            count += before
-        waiting.append((sequence, count, 0, attempt))
-
-    def _buffer(self, events: list[StreamEvent], sizes: list[int]) -> None:
-        if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.extend(
-            (event.sequence, 1, size, event) for event, size in zip(events, sizes, strict=True)
+        return self.backlog.drop_oldest(
+            max(self.flow.window - in_flight, 0),
+            self.flow.max_bytes - (self._sent_bytes - self._acked_bytes),
+            0 if in_flight else 1,
         )
-        self._waiting_count += len(events)
-        self._waiting_bytes += sum(sizes)
-
-    def _taken(self, item: Any, size: int, count: int = 1) -> None:
-        """Take note that events have left the buffer."""
-        self._waiting_count -= count
-        self._waiting_bytes -= size
-        if isinstance(item, Replay):
-            self._replay_count -= count
-            self._replay_bytes -= size
 
     def replay(self, history: Replay) -> None:
         """Send what came before this subscriber did, as it drains: in a thread of its own, which decodes it."""
-        self._waiting = deque([(history.first, history.count, history.size, history)])
-        self._waiting_count = self._replay_count = history.count
-        self._waiting_bytes = self._replay_bytes = history.size
+        self.backlog.begin(history)
         self.replaying = True
         self._errand = Errand(self._owner.lock, self._replay_on, "gemini-streams-replay")
         self._errand.wake()
@@ -452,7 +267,7 @@ class Subscription:
                 owner.lost(self, error)
                 return
             with owner.lock:
-                waiting = self._waiting
+                waiting = self.backlog.entries
                 if not waiting or waiting[0][3] is not piece:  # it has left, or the stream was stopped
                     return
                 waiting.popleft()
@@ -461,70 +276,23 @@ class Subscription:
             del piece, events
         owner.on_credit(self)
 
-    def _next_piece(self) -> tuple[_Piece, int]:
+    def _next_piece(self) -> tuple[Piece, int]:
         """Take what comes next of a replay and fits; it is empty where nothing does, or there is no more of it."""
-        piece = _Piece()
-        waiting = self._waiting
-        if not waiting:
-            return piece, 0
-        self.starve()  # as `flush`: before the counts are read
-        self._send_waiting()
-        replay = waiting[0][3] if waiting else None
-        if not isinstance(replay, Replay):
-            return piece, 0
-        waiting.popleft()
-        in_flight = self._sent - self._acked
-        in_flight_bytes = self._sent_bytes - self._acked_bytes
-        first, count, size = replay.first, replay.count, replay.size
-        while (
-            replay.count
-            and self._fits(replay.next_size, in_flight, in_flight_bytes)
-            and len(piece.payloads) < _PIECE
-            and size - replay.size < _PIECE_BYTES
-        ):
-            payload = replay.take()
-            in_flight += 1
-            in_flight_bytes += len(payload)
-            piece.payloads.append((replay.first - 1, payload))
-        self._taken(replay, size - replay.size, count - replay.count)
-        if replay.count:
-            waiting.appendleft((replay.first, replay.count, replay.size, replay))
-        if piece.payloads:
-            waiting.appendleft((first, 0, 0, piece))
-        return piece, replay.attempt
+        if self.backlog.entries:
+            self.starve()  # as `flush`: before the counts are read
+            self._send_waiting()
+        return self.backlog.take_piece(
+            self._fits, self._sent - self._acked, self._sent_bytes - self._acked_bytes
+        )
 
     def restart(self, message: StreamRestarting) -> None:
         """Tell that the stream starts again; what is void by it leaves the buffer."""
-        waiting = self._waiting
-        resume_at = message.resume_at
-        told: list[_Waiting] = []
-        while waiting:
-            sequence, count, size, item = waiting[-1]
-            if not count:
-                told.append(waiting.pop())
-                continue
-            if sequence + count <= resume_at:
-                break
-            waiting.pop()
-            if isinstance(item, Replay):
-                void = count
-                size = item.cut(resume_at)
-                self._taken(item, size, void - item.count)
-                if item.count:
-                    waiting.append((item.first, item.count, item.size, item))
-                    break
-            elif not isinstance(item, int):
-                self._taken(item, size)
-            elif sequence < resume_at:
-                waiting.append((sequence, resume_at - sequence, 0, item))
-                break
-        if waiting is not None:
-            waiting.extend(reversed(told))
-        if self._only_a_gap_waits():
+        self.backlog.cut(message.resume_at)
+        if self.backlog.only_a_gap:
             self._tell_gap()
             self._put_restart(message)
-        elif waiting is not None:
-            waiting.append((resume_at, 0, 0, message))
+        else:
+            self.backlog.add_restart(message)
 
     def finish(self, last: LastMessageOf, *, at_once: bool = False) -> None:
         """Put the last message, behind what is buffered or instead of it."""
@@ -532,7 +300,7 @@ class Subscription:
             return
         if at_once:
             self._emptied()
-        if self._only_a_gap_waits():
+        if self.backlog.only_a_gap:
             self._tell_gap()
             self._put_last(last)
         else:
@@ -548,16 +316,17 @@ class Subscription:
 
     def flush(self) -> None:
         """Send of the buffer what fits by now."""
-        if self._waiting is None and self._last is None:
+        backlog = self.backlog
+        if backlog.entries is None and self._last is None:
             self.starving = False
             return
         moved = True
-        while moved and self._waiting:
+        while moved and backlog.entries:
             # Before the counts are read, so that credit that comes from now on calls again; and once more behind
             # what was sent, or nothing might be acknowledged any more.
             self.starve()
             moved = self._send_waiting()
-        if self._waiting:
+        if backlog.entries:
             return
         self._emptied()
         if self._last is not None and not self.closed:
@@ -565,7 +334,7 @@ class Subscription:
 
     def _send_waiting(self) -> bool:
         """Send what fits from the head of the buffer on; whether events were sent."""
-        waiting = self._waiting
+        waiting = self.backlog.entries
         sent = False
         while waiting:
             sequence, count, size, item = waiting[0]
@@ -584,7 +353,7 @@ class Subscription:
                     break
                 waiting.popleft()
                 self._put_gap(item, sequence, count)
-            elif isinstance(item, _Piece):
+            elif isinstance(item, Piece):
                 break
             elif isinstance(item, Replay):
                 fits = self._fits(
@@ -597,7 +366,9 @@ class Subscription:
                 waiting.popleft()
                 self._put_restart(item)
             else:
-                run, sizes = self._run(waiting)
+                run, sizes = self.backlog.take_events(
+                    self._fits, self._sent - self._acked, self._sent_bytes - self._acked_bytes
+                )
                 if not run:
                     break
                 self._put_events(run, sum(sizes), (), sizes)
@@ -618,24 +389,6 @@ class Subscription:
             and (self._sent_bytes - self._acked_bytes) * 2 <= self._inbox_bytes
         )
 
-    def _run(self, waiting: deque[_Waiting]) -> tuple[list[StreamEvent], list[int]]:
-        """Take the events at the head of the buffer that fit, and their sizes."""
-        run: list[StreamEvent] = []
-        sizes: list[int] = []
-        in_flight = self._sent - self._acked
-        in_flight_bytes = self._sent_bytes - self._acked_bytes
-        while waiting:
-            _, _, size, item = waiting[0]
-            if not isinstance(item, StreamEvent) or not self._fits(size, in_flight, in_flight_bytes):
-                break
-            waiting.popleft()
-            self._taken(item, size)
-            in_flight += 1
-            in_flight_bytes += size
-            sizes.append(size)
-            run.append(item)
-        return run, sizes
-
     def _fits(self, size: int, in_flight: int, in_flight_bytes: int = 0) -> bool:
         """Whether one more event fits the inbox; one alone always does."""
         return not in_flight or (
@@ -652,23 +405,16 @@ class Subscription:
             in_flight_bytes += size
         return len(sizes)
 
-    def _only_a_gap_waits(self) -> bool:
-        """Whether the buffer is empty, or holds a gap alone."""
-        waiting = self._waiting
-        return not waiting or (len(waiting) == 1 and isinstance(waiting[0][3], int))
-
     def _tell_gap(self) -> None:
         """Tell the gap that waits alone, if there is one: the buffer is empty."""
-        waiting = self._waiting
+        waiting = self.backlog.entries
         if waiting:
             sequence, count, _size, attempt = waiting.popleft()
             self._put_gap(attempt, sequence, count)
         self._emptied()
 
     def _emptied(self) -> None:
-        self._waiting = None
-        self._waiting_count = self._waiting_bytes = 0
-        self._replay_count = self._replay_bytes = 0
+        self.backlog.clear()
         self.replaying = self.starving = False
 
     # -- into the inbox ----------------------------------------------------------------------------------------------
@@ -718,24 +464,10 @@ class Subscription:
     def _mark(self, upto: int, upto_bytes: int) -> Envelope[Any]:
         self._marked = upto
         self._marked_bytes = upto_bytes
-        credit: Any = _Credit(self, upto, upto_bytes)
-        return Envelope(_ASK_FOR_URN, reply_to=credit)
+        return mark(self, upto, upto_bytes)
 
     def _put_all(self, envelopes: list[Envelope[Any]]) -> None:
-        inbox = self._inbox
-        try:
-            if isinstance(inbox, Mailbox):
-                inbox.put_many(envelopes)
-            elif type(inbox) is queue.Queue:
-                # All at once, and never blocking: nobody may hold a stream up by a bounded queue.
-                with inbox.mutex:
-                    inbox.queue.extend(envelopes)
-                    inbox.unfinished_tasks += len(envelopes)
-                    inbox.not_empty.notify()
-            else:
-                for envelope in envelopes:
-                    inbox.put(envelope)
-        except Exception:  # noqa: BLE001 - above all, it is closed
+        if not put_all(self._inbox, envelopes):
             self.close()
 
     def _put(self, message: Any) -> None:

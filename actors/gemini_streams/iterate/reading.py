@@ -26,7 +26,7 @@ import msgspec
 import pykka
 
 from gemini_streams.answer import Answer
-from gemini_streams.delivery.subscription import ControlBatch, EventBatch
+from gemini_streams.delivery.batches import ControlBatch, EventBatch
 from gemini_streams.errors import InvalidRequestError, StreamEndedError
 from gemini_streams.iterate.pieces import Pieces
 from gemini_streams.messages import (
