@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -13,6 +14,8 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, NamedTuple
 
 import pytest
@@ -87,6 +90,7 @@ class Terminal:
         )
         os.close(slave)
         self.output = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @staticmethod
     def _resize(fd: int, rows: int, columns: int) -> None:
@@ -108,7 +112,7 @@ class Terminal:
                 break
             if not data:
                 break
-            self.output += data.decode(errors="replace")
+            self.output += self._decoder.decode(data)
         return self.output
 
     def wait(self) -> int:
@@ -127,6 +131,9 @@ def terminals() -> Iterator[list[Terminal]]:
     yield opened
     for terminal in opened:
         terminal.close()
+
+
+needs_rich = pytest.mark.skipif(find_spec("rich") is None, reason="the extra `cli` is not installed")
 
 
 def frames(output: str) -> list[str]:
@@ -192,6 +199,7 @@ def test_the_demo_prints_the_whole_of_every_answer(demos: Demos) -> None:
         assert " ".join(lines).split() == text.split()
 
 
+@needs_rich
 def test_on_a_terminal_the_streams_stand_side_by_side(demos: Demos) -> None:
     assert demos.terminal_code == 0
     drawn = frames(demos.terminal)
@@ -220,6 +228,15 @@ def test_a_terminal_too_small_or_too_simple_gets_lines(
     assert "\x1b" not in terminal.output
 
 
+def test_without_rich_a_terminal_gets_lines(terminals: list[Terminal], tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise ImportError")
+    terminal = Terminal("demo", more={"PYTHONPATH": str(tmp_path)})
+    terminals.append(terminal)
+    assert "tides | " in terminal.read("tides | ")
+    assert "\x1b" not in terminal.output
+
+
+@needs_rich
 def test_the_terminal_may_change_its_size(terminals: list[Terminal]) -> None:
     terminal = Terminal("demo")
     terminals.append(terminal)
@@ -235,6 +252,7 @@ def test_the_terminal_may_change_its_size(terminals: list[Terminal]) -> None:
         assert max(map(len, frame.splitlines())) < columns
 
 
+@needs_rich
 def test_no_colour_where_none_is_wanted(terminals: list[Terminal]) -> None:
     coloured, plain = Terminal("demo"), Terminal("demo", more={"NO_COLOR": "1"})
     terminals += [coloured, plain]
@@ -244,6 +262,7 @@ def test_no_colour_where_none_is_wanted(terminals: list[Terminal]) -> None:
     assert re.search(r"\x1b\[[0-9;]*m", plain.output) is None
 
 
+@needs_rich
 def test_ctrl_c_ends_the_demo_cleanly(terminals: list[Terminal]) -> None:
     terminal = Terminal("demo")
     terminals.append(terminal)

@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         help="several streams at once, live and side by side; needs no key",
         description="Opens several streams at once and shows their texts live and side by side. One of them fails for"
         " good, and one is broken off in mid-answer and started again by its supervisor. Without a key in the"
-        " environment a local Gemini answers; with one, Gemini itself does (a few short, billed requests).",
+        " environment a local Gemini answers; with one, Gemini itself does (a few short, billed requests). Panels"
+        ' on a terminal need rich: pip install "gemini-streams[cli]"; without it lines are printed.',
     )
     _model_option(demo)
     demo.add_argument("--local", action="store_true", help="use the local Gemini although there is a key")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["cells", "cut", "padded", "wrapped"]
+__all__ = ["cells", "wrapped"]
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -20,7 +20,7 @@ def wrapped(text: str, width: int) -> list[str]:
             if number:
                 lines.append(line)
             while size > width:
-                head = cut(word, width)
+                head = _cut(word, width)
                 lines.append(head)
                 word = word[len(head) :]  # noqa: PLW2901
                 size = cells(word)
@@ -38,15 +38,10 @@ def cells(text: str) -> int:
     )
 
 
-def cut(text: str, width: int) -> str:
+def _cut(text: str, width: int) -> str:
     """Return the beginning of the text that fits; at least one character."""
     while cells(text) > width:
         text = text[: max(1, min(len(text) - 1, width))]
         if len(text) == 1:
             break
     return text
-
-
-def padded(text: str, width: int) -> str:
-    """Return the text with spaces behind it, up to this many cells."""
-    return text + " " * (width - cells(text))
