@@ -1,21 +1,17 @@
-"""ManagerActor: the requests of section 3 of the contract, and the tree they stand on.
+"""ManagerActor: what an application asks for streams.
 
-The tree:
+The rules:
 
-    root (Supervisor, ends when the manager ends in order)
-    ├── streams (StreamSupervisor)
-    │   └── one StreamActor a session
-    └── manager (ManagerActor)
+- The manager keeps no books: streams, names and slots stand in the table (`streams.registry`), which outlives it.
+- No handler waits for a stream, a subscriber or the network, and none reads an application's own objects: what starts a
+  stream was read in the asker's thread (`prepared`).
+- No message of any kind ends the manager. A refused `ask` raises in the asker; a refused `tell` is logged as a warning.
 
-The manager keeps no books: streams, names and slots stand in the table (`sessions`), which outlives it. No handler
-waits for a stream, a subscriber or the network, and no message of any kind ends the manager: a refusal is raised at
-who asked, and is a warning line where the request was told.
+`tree` says what the manager stands on.
 """
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import time
 import uuid
 from collections.abc import Callable, Collection
@@ -23,18 +19,13 @@ from typing import Any, ClassVar, Unpack, cast
 
 import pykka
 
-from gemini_streams import refusals
-from gemini_streams.api.chosen import api
-from gemini_streams.api.endpoint import Target, model_path
 from gemini_streams.errors import (
     GeminiStreamsError,
     HistoryGoneError,
     InvalidRequestError,
-    MissingCredentialsError,
     StreamExistsError,
     shown,
 )
-from gemini_streams.http.connections import Connections
 from gemini_streams.messages import (
     Drain,
     GetStats,
@@ -54,15 +45,13 @@ from gemini_streams.options import (
     FromStart,
     ManagerOptions,
     Place,
-    Settings,
     StreamOptions,
     seconds,
 )
 from gemini_streams.positions import Position
-from gemini_streams.streams.registry import Sessions
+from gemini_streams.prepared import Prepared, Preparer, for_the_asker, named, one_ref, refused, several_refs
 from gemini_streams.streams.session import Session
-from gemini_streams.streams.supervisor import StreamSupervisor
-from gemini_streams.traces import trace_of
+from gemini_streams.tree import Tree
 from pykka_supervisor import (
     ChildSpec,
     SupervisedActor,
@@ -78,15 +67,63 @@ __all__ = ["ManagerActor", "ManagerRef"]
 
 _log = get_logger(__name__)
 
-_SPARE_DESCRIPTORS = 64
-
 
 class ManagerRef(SupervisedRef["ManagerActor"]):
     """The manager's ref: a `pykka.ActorRef` that goes on working when the manager is restarted.
 
     The methods send the request of the same name and wait for the answer, at most `timeout` seconds
     (`pykka.Timeout`); they raise what the manager refuses with.
+
+    A `StartStream` is read in the thread that asks or tells: its pictures are encoded there, and its pydantic objects
+    are read there. On an event loop that is the loop's thread.
     """
+
+    _preparer: Preparer
+
+    def prepared(self, message: Any) -> Any:
+        """Return the message as the manager's inbox takes it: a `StartStream` is read in the calling thread.
+
+        Raises `InvalidRequestError`, `MissingCredentialsError`, and what the objects in the request raise.
+        """
+        if not isinstance(message, StartStream) or not self.is_alive():
+            return message
+        try:
+            return self._preparer.prepare(message)
+        except KeyboardInterrupt:  # the program's own, while its main thread reads the request
+            raise
+        except BaseException as error:  # noqa: BLE001 - no object in a request ends the asker's thread
+            refusal = refused(error, message)
+        raise refusal
+
+    def tell(self, message: Any) -> None:
+        """Send a message, from any thread; never blocks. Raises `pykka.ActorDeadError`.
+
+        A `StartStream` that is refused is logged as a warning.
+        """
+        try:
+            message = self.prepared(message)
+        except GeminiStreamsError as refusal:
+            _log.warning("request_refused", request=type(message).__name__, error=str(refusal))
+        except Exception:  # noqa: BLE001, S110 - `prepared` has logged it
+            pass
+        else:
+            super().tell(message)
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Send a message and wait for its answer; as `pykka.ActorRef.ask`.
+
+        Raises what the manager refuses with, `pykka.ActorDeadError`, or `pykka.Timeout` after `timeout` seconds. With
+        `block=False` returns a future that does.
+        """
+        try:
+            message = self.prepared(message)
+        except Exception as refusal:
+            if block:
+                raise
+            future: pykka.Future[Any] = pykka.ThreadingFuture()
+            future.set_exception((type(refusal), refusal, refusal.__traceback__))
+            return future
+        return super().ask(message, block=block, timeout=timeout)
 
     def start_stream(
         self,
@@ -168,19 +205,20 @@ class ManagerActor(SupervisedActor):
 
     ref_class: ClassVar[type[SupervisedRef[Any]]] = ManagerRef
 
-    def __init__(self, tree: _Tree) -> None:
+    def __init__(self, tree: Tree) -> None:
         super().__init__()
+        cast("ManagerRef", self.actor_ref)._preparer = tree.preparer  # noqa: SLF001 - the ref is this actor's own
         self._tree = tree
         self._table = tree.table
         self._options = tree.options
-        self._targets: dict[Any, Target] = {}
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
-            StartStream: self._start_stream,
-            PatientStart: self._start_stream,
+            Prepared: self._start_stream,
+            StartStream: self._prepare_and_start,
+            PatientStart: self._prepare_and_start,
             StopStream: lambda m: self._stop_stream(m.stream_id),
             Subscribe: self._subscribe,
             Unsubscribe: self._unsubscribe,
-            GetStreamInfo: lambda m: self._table.find(_named(m.stream_id)).info(),
+            GetStreamInfo: lambda m: self._table.find(named(m.stream_id)).info(),
             ListStreams: lambda _m: [session.stream_id for session in self._table.all()],
             GetStats: lambda _m: self._table.stats(),
         }
@@ -191,9 +229,9 @@ class ManagerActor(SupervisedActor):
 
         Raises `InvalidRequestError` for options that cannot be right, and whatever keeps the tree from starting.
         """
-        tree = _Tree(options)
+        tree = Tree(options, cls)
         Supervisor.start(tree.children, auto_shutdown="any_significant", clock=tree.options.clock)
-        return tree.manager
+        return cast("ManagerRef", tree.manager)
 
     @classmethod
     def start_link(cls, **options: Unpack[ManagerOptions]) -> ManagerRef:
@@ -217,7 +255,7 @@ class ManagerActor(SupervisedActor):
         **options: Unpack[ManagerOptions],
     ) -> ChildSpec:
         """The same tree as one child of an application's own supervisor; `name` is the manager's, for `whereis`."""
-        tree = _Tree(options, name)
+        tree = Tree(options, cls, name)
         return ChildSpec(
             Supervisor,
             (tree.children,),
@@ -229,7 +267,7 @@ class ManagerActor(SupervisedActor):
 
     def on_start(self) -> None:
         """Take the manager's place in the tree."""
-        self._tree.manager = cast("ManagerRef", self.actor_ref)
+        self._tree.manager = self.actor_ref
 
     def on_stop(self) -> None:
         """Give every subscriber its last message, where the manager was stopped in order."""
@@ -239,23 +277,19 @@ class ManagerActor(SupervisedActor):
     def on_receive(self, message: Any) -> None:
         """Answer one request."""
         reply = self.defer_reply()
+        asked = message.start if isinstance(message, Prepared) else message
         try:
             if isinstance(message, Drain):
                 self._drain(message, reply)
                 return
             handler: Callable[[Any], Any] = self._handlers.get(type(message), _unknown)
             reply.set(handler(message))
-        except GeminiStreamsError as refusal:
-            refusal.__traceback__ = refusal.__context__ = None
-            if isinstance(message, StartStream):
-                refusals.note(refusal, message.subscriber)
-            if not reply.set_exception(refusal):
-                _log.warning("request_refused", request=type(message).__name__, error=str(refusal))
         except pykka.ActorDeadError as dead:
             reply.set_exception(dead)
-        except BaseException as bug:  # noqa: BLE001 - no message ends the manager
-            _log.error("request_failed", request=type(message).__name__, trace=trace_of(bug))
-            reply.set_exception(_for_the_asker(bug, message))
+        except BaseException as error:  # noqa: BLE001 - no message ends the manager
+            told = refused(error, asked)
+            if not reply.set_exception(told) and isinstance(error, GeminiStreamsError):
+                _log.warning("request_refused", request=type(asked).__name__, error=str(error))
 
     def on_proxy_message(self, message: Any) -> Any:
         """Answer a proxy; a call that was told and raises does not end the manager either."""
@@ -263,26 +297,21 @@ class ManagerActor(SupervisedActor):
         try:
             reply.set(super().on_proxy_message(message))
         except BaseException as error:  # noqa: BLE001
-            if not reply.set_exception(_for_the_asker(error, message)):
+            if not reply.set_exception(for_the_asker(error, message)):
                 _log.warning("request_refused", request=type(message).__name__, error=type(error).__name__)
 
     # -- the handlers ------------------------------------------------------------------------------------------------
 
-    def _start_stream(self, request: StartStream) -> str:
-        options = self._options.for_stream(request)
-        subscribers = _subscribers(request.subscriber)
-        stream_id: Any = request.stream_id
-        if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
-            raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
-        if stream_id is not None:
-            stream_id = _named(stream_id)
-        built = api.request(request.contents, options.config)
-        model_path(options.model)
-        target = self._target(options.endpoint)
+    def _prepare_and_start(self, request: StartStream) -> str:
+        """Start a stream of a message that was put into the inbox as it is."""
+        return self._start_stream(self._tree.preparer.prepare(request))
+
+    def _start_stream(self, prepared: Prepared) -> str:
+        start, options, subscribers, stream_id, request, target = prepared
         if stream_id is not None:
             session = self._table.get(stream_id)
             if session is not None and session.status != "stopped":
-                if not session.asks_the_same(built, options.model, target):
+                if not session.asks_the_same(request, options.model, target):
                     raise StreamExistsError(
                         f"another stream runs or lingers under the id {shown(stream_id)}: its contents, model, base"
                         " URL, key or headers are others"
@@ -291,20 +320,20 @@ class ManagerActor(SupervisedActor):
                     if session.join(ref) is not None:
                         self._table.watch(ref, session)
                 return session.stream_id
-        patient = isinstance(request, PatientStart)
+        patient = isinstance(start, PatientStart)
         self._table.check_admission(patient=patient)
         fresh = uuid.uuid4().hex
         session = Session(
             stream_id=stream_id or fresh,
             run=fresh[:8],
-            tag=request.tag,
-            request=built,
+            tag=start.tag,
+            request=request,
             target=target,
             options=options,
             table=self._table,
             patient=patient,
         )
-        if self.retired:  # killed meanwhile: whoever asked is told that nothing was done
+        if self.retired:  # killed meanwhile: the asker is told that nothing was done
             raise pykka.ActorDeadError(f"{self.actor_ref} was killed before it had started the stream")
         for ref in subscribers:  # before the stream has a slot: with one it may begin at any moment
             session.subscribe(ref, None, None)
@@ -314,35 +343,23 @@ class ManagerActor(SupervisedActor):
         self._table.start(session)
         return session.stream_id
 
-    def _target(self, endpoint: Any) -> Target:
-        try:
-            target = self._targets.get(endpoint)
-        except TypeError:  # an endpoint of values that cannot be right is not hashable
-            return cast("Target", endpoint.resolve())
-        if target is None:
-            target = endpoint.resolve()
-            if len(self._targets) >= 256:
-                self._targets.clear()
-            self._targets[endpoint] = target
-        return target
-
     def _stop_stream(self, stream_id: Any) -> bool:
-        session = self._table.get(_named(stream_id))
+        session = self._table.get(named(stream_id))
         return session is not None and session.stop("requested")
 
     def _subscribe(self, request: Subscribe) -> None:
-        [ref] = _subscribers(request.subscriber)
+        [ref] = several_refs(request.subscriber)
         if request.flow is not None and not isinstance(request.flow, FlowControl):
             raise InvalidRequestError(
                 f"flow must be a FlowControl or None, not {type(request.flow).__name__}"
             )
-        session = self._table.find(_named(request.stream_id))
+        session = self._table.find(named(request.stream_id))
         if session.subscribe(ref, _checked_after(request.after, session), request.flow) is not None:
             self._table.watch(ref, session)
 
     def _unsubscribe(self, request: Unsubscribe) -> bool:
-        ref = _subscriber(request.subscriber)
-        session = self._table.get(_named(request.stream_id))
+        ref = one_ref(request.subscriber)
+        session = self._table.get(named(request.stream_id))
         return session is not None and session.unsubscribe(ref.actor_urn)
 
     def _drain(self, request: Drain, reply: Any) -> None:
@@ -357,97 +374,11 @@ class ManagerActor(SupervisedActor):
         table.drain(drained)
 
 
-class _Tree:
-    """What the actors of one tree share, and how the tree is built."""
-
-    manager: ManagerRef
-
-    def __init__(self, options: ManagerOptions, name: str | None = None) -> None:
-        self.options = chosen = Settings(**options)
-        chosen.check()
-        _check_defaults(chosen, resolve="endpoint" in options)
-        _check_descriptors(chosen.max_streams)
-        self.table = Sessions(
-            max_streams=chosen.max_streams,
-            max_waiting=chosen.max_waiting,
-            linger=chosen.linger,
-            clock=chosen.clock,
-        )
-        streams = {
-            "table": self.table,
-            "connections": Connections(chosen.connect_timeout, chosen.max_streams, chosen.clock),
-            "shutdown": chosen.shutdown,
-            "clock": chosen.clock,
-        }
-        self.children = (
-            ChildSpec(StreamSupervisor, (), streams, id="streams", shutdown=chosen.shutdown),
-            ChildSpec(
-                ManagerActor,
-                (self,),
-                id="manager",
-                name=name,
-                restart="transient",
-                significant=True,
-                shutdown=chosen.shutdown,
-            ),
-        )
-
-
-def _check_defaults(options: Settings, *, resolve: bool) -> None:
-    """Refuse what every stream would be refused for: `InvalidRequestError`.
-
-    The environment's endpoint is not resolved: all streams may have endpoints of their own. A key may come later.
-    """
-    api.request("any", options.config)
-    model_path(options.model)
-    if resolve:
-        with contextlib.suppress(MissingCredentialsError):
-            options.endpoint.resolve()
-
-
-def _for_the_asker(error: BaseException, message: Any) -> Exception:
-    """Return what the asker is told of an exception that an object in its request raised.
-
-    A `CancelledError` or `SystemExit` would end the asker's task or thread: it gets `InvalidRequestError` in its place.
-    """
-    if isinstance(error, Exception):
-        return error
-    return InvalidRequestError(
-        f"an object in the {type(message).__name__} raised {type(error).__name__} when it was read"
-    )
-
-
 def _unknown(message: Any) -> None:
     kind = type(message).__name__
     raise InvalidRequestError(
         f"the manager knows no message of type {kind}: send one of gemini_streams.messages"
     )
-
-
-def _named(stream_id: Any) -> str:
-    if not isinstance(stream_id, str):
-        raise InvalidRequestError(f"a stream_id is a string, not {type(stream_id).__name__}")
-    return str.__str__(stream_id)  # no subclass: it is a key of tables, looked up with a lock held
-
-
-def _subscriber(given: Any) -> pykka.ActorRef[Any]:
-    if not isinstance(given, pykka.ActorRef):
-        raise InvalidRequestError(f"a subscriber must be a pykka.ActorRef, not {type(given).__name__}")
-    return given
-
-
-def _subscribers(given: Any) -> list[pykka.ActorRef[Any]]:
-    """Return the refs of a request's `subscriber`; raises `InvalidRequestError` where one is none, or dead."""
-    if given is None:
-        raise InvalidRequestError("a stream needs at least one subscriber")
-    several = isinstance(given, Collection) and not isinstance(given, str | bytes)
-    refs = [_subscriber(ref) for ref in (given if several else [given])]
-    if not refs:
-        raise InvalidRequestError("a stream needs at least one subscriber")
-    for ref in refs:
-        if not ref.is_alive():
-            raise InvalidRequestError(f"the subscriber {ref} is dead")
-    return refs
 
 
 def _checked_after(after: Any, session: Session) -> Place:
@@ -473,16 +404,3 @@ def _checked_after(after: Any, session: Session) -> Place:
         "after must be None, FROM_START, or the position or (attempt, sequence) of the last event seen,"
         f" not {shown(after)}"
     )
-
-
-def _check_descriptors(max_streams: int) -> None:
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = max_streams + _SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        _log.warning(
-            "too_few_descriptors",
-            max_streams=max_streams,
-            needed=needed,
-            soft_limit=soft,
-            advice=f"raise the soft limit (ulimit -n {needed}) or lower max_streams",
-        )

@@ -7,6 +7,7 @@ Messages are frozen and slotted and match by position, in the order their fields
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import pykka
 
 from gemini_streams.api.chosen import api
 from gemini_streams.api.endpoint import Endpoint
+from gemini_streams.api.protocol import Request
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.options import After, FlowControl, RetryPolicy
 from gemini_streams.positions import Position
@@ -127,13 +129,31 @@ class Drain(msgspec.Struct, frozen=True):
     timeout: float
 
 
-class StreamInfo(msgspec.Struct, frozen=True):
-    """One stream as the manager sees it."""
+@dataclasses.dataclass(frozen=True, slots=True, repr=False, match_args=False)
+class StreamInfo:
+    """One stream as the manager sees it. By position it matches with `request_body` in the place of `request`."""
+
+    __match_args__ = (
+        "stream_id",
+        "stream_ref",
+        "model",
+        "request_body",
+        "status",
+        "error",
+        "started_at",
+        "subscribers",
+        "events_count",
+        "last_event_at",
+        "config",
+        "attempt",
+        "tag",
+    )
 
     stream_id: str
     stream_ref: pykka.ActorRef[Any] | None
     model: str
-    request_body: dict[str, Any]
+    request: Request
+    """What is sent; `request_body` shows it."""
     status: Status
     error: GeminiStreamsError | None
     started_at: float
@@ -146,6 +166,11 @@ class StreamInfo(msgspec.Struct, frozen=True):
     config: Any
     attempt: int
     tag: Any = None
+
+    @property
+    def request_body(self) -> dict[str, Any]:
+        """The body of the request, decoded at each use, in the thread that reads it."""
+        return self.request.shown()
 
     def __repr__(self) -> str:
         return (

@@ -185,6 +185,11 @@ def ask(
 
     `unwanted` is given the answer where the task that asked has stopped waiting for it, in any thread.
     """
+    prepared = getattr(
+        manager, "prepared", None
+    )  # a ManagerRef's: what the request holds is read in this thread
+    if prepared is not None:
+        request = prepared(request)
     answer: Any = _AnswerLater(loop, unwanted)
     manager.actor_inbox.put(Envelope(request, reply_to=answer))
     return answer

@@ -342,14 +342,13 @@ class Session:
 
     def info(self) -> StreamInfo:
         """Return what the manager tells of this stream."""
-        body = self._request.shown()  # it can be large, and nobody is to wait for that
         with self.lock:
             heard = self.heard_at
             return StreamInfo(
                 stream_id=self.stream_id,
                 stream_ref=self.ref,
                 model=self.model,
-                request_body=body,
+                request=self._request,
                 status=self.status,
                 error=self.error,
                 started_at=self.started_at,

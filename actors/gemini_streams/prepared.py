@@ -1,0 +1,136 @@
+"""A `StartStream` read in the asker's thread: what the manager needs in order to start the stream, all of it checked.
+
+The rules:
+
+- The contents and the config are an application's own objects. To read them can take long (a picture is encoded) and
+  can raise anything. So the thread that asks reads them, and the manager's thread gets bytes.
+- `ManagerRef` prepares what is asked and told through it. A `StartStream` that reaches the manager's inbox some other
+  way is prepared by the manager.
+- A refused `ask` raises in the asker. A refused `tell` is logged as a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple, cast
+
+import pykka
+
+from gemini_streams import refusals
+from gemini_streams.api.chosen import api
+from gemini_streams.api.endpoint import Target, model_path
+from gemini_streams.api.protocol import Request
+from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
+from gemini_streams.messages import StartStream
+from gemini_streams.options import Settings
+from gemini_streams.traces import trace_of
+from pykka_supervisor.log import get_logger
+
+__all__ = ["Prepared", "Preparer", "for_the_asker", "named", "one_ref", "refused", "several_refs"]
+
+_log = get_logger(__name__)
+
+_MOST_TARGETS = 256
+
+
+class Prepared(NamedTuple):
+    """A request for a stream, read and checked."""
+
+    start: StartStream
+    """The message as it was sent: for its tag, and for log lines."""
+    options: Settings
+    subscribers: list[pykka.ActorRef[Any]]
+    stream_id: str | None
+    request: Request
+    target: Target
+
+    def __repr__(self) -> str:
+        return f"Prepared({self.start!r})"
+
+
+class Preparer:
+    """Prepares the requests of one manager; any number of threads use it at once."""
+
+    def __init__(self, options: Settings) -> None:
+        self._options = options
+        self._targets: dict[Any, Target] = {}  # any thread adds to it; two may resolve the same endpoint
+
+    def prepare(self, start: StartStream) -> Prepared:
+        """Read a request in the calling thread.
+
+        Raises `InvalidRequestError`, `MissingCredentialsError`, and what the objects in the request raise.
+        """
+        options = self._options.for_stream(start)
+        subscribers = several_refs(start.subscriber)
+        stream_id: Any = start.stream_id
+        if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
+            raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
+        request = api.request(start.contents, options.config)
+        target = self._target(options.endpoint)
+        model_path(options.model)
+        return Prepared(
+            start, options, subscribers, None if stream_id is None else named(stream_id), request, target
+        )
+
+    def _target(self, endpoint: Any) -> Target:
+        try:
+            target = self._targets.get(endpoint)
+        except TypeError:  # an endpoint of values that cannot be right is not hashable
+            return cast("Target", endpoint.resolve())
+        if target is None:
+            target = endpoint.resolve()
+            if len(self._targets) >= _MOST_TARGETS:
+                self._targets.clear()
+            self._targets[endpoint] = target
+        return target
+
+
+def refused(error: BaseException, message: Any) -> Exception:
+    """Take note, in any thread, that a message is refused with this error; return the error for the asker."""
+    if isinstance(error, GeminiStreamsError):
+        error.__traceback__ = error.__context__ = None
+        if isinstance(message, StartStream):
+            refusals.note(error, message.subscriber)
+        return error
+    _log.error("request_failed", request=type(message).__name__, trace=trace_of(error))
+    return for_the_asker(error, message)
+
+
+def for_the_asker(error: BaseException, message: Any) -> Exception:
+    """Return what the asker is told of an exception that an object in its request raised.
+
+    A `CancelledError` or `SystemExit` would end the asker's task or thread: it gets `InvalidRequestError` in its place.
+    """
+    if isinstance(error, Exception):
+        return error
+    return InvalidRequestError(
+        f"an object in the {type(message).__name__} raised {type(error).__name__} when it was read"
+    )
+
+
+def named(stream_id: Any) -> str:
+    """Return a stream's id as a plain `str`; raises `InvalidRequestError` where it is no string."""
+    if not isinstance(stream_id, str):
+        raise InvalidRequestError(f"a stream_id is a string, not {type(stream_id).__name__}")
+    return str.__str__(stream_id)  # no subclass: it is a key of tables, looked up with a lock held
+
+
+def several_refs(given: Any) -> list[pykka.ActorRef[Any]]:
+    """Return the refs of a request's `subscriber`; raises `InvalidRequestError` where one is none, or dead."""
+    if given is None:
+        raise InvalidRequestError("a stream needs at least one subscriber")
+    several = isinstance(given, Collection) and not isinstance(given, str | bytes)
+    refs = [one_ref(ref) for ref in (given if several else [given])]
+    if not refs:
+        raise InvalidRequestError("a stream needs at least one subscriber")
+    for ref in refs:
+        if not ref.is_alive():
+            raise InvalidRequestError(f"the subscriber {ref} is dead")
+    return refs
+
+
+def one_ref(given: Any) -> pykka.ActorRef[Any]:
+    """Return a subscriber's ref; raises `InvalidRequestError` where it is none."""
+    if not isinstance(given, pykka.ActorRef):
+        raise InvalidRequestError(f"a subscriber must be a pykka.ActorRef, not {type(given).__name__}")
+    return given
