@@ -51,7 +51,7 @@ def test_a_recorded_stream_is_received_as_its_manifest_says(
     body = (RECORDED / file["name"]).read_bytes()
     assert len(body) == file["bytes"]
     expected = file["expect"]
-    # A truncated answer is repeated by the contract's table; here it is looked at once.
+    # A truncated answer is asked for again (docs/errors.md); here it is looked at once.
     truncated = expected["reason"].startswith(TRUNCATED)
     ref = manager(retry=RetryPolicy(attempts=1) if truncated else RetryPolicy())
     for number, (cut, answer) in enumerate(every_cut(body, status=file["http_status"]).items()):
@@ -94,7 +94,7 @@ def test_all_of_them_are_here() -> None:
 def test_a_truncated_one_is_asked_for_again(
     gemini: LocalGemini, manager: StartManager, probe: Probe, clock: TestClock, file: dict[str, Any]
 ) -> None:
-    """The manifest says `retry: false` of these, the contract's table says yes: the contract counts."""
+    """The manifest says `retry: false` of these, docs/errors.md says yes: the document counts."""
     gemini.on("again", every_cut((RECORDED / file["name"]).read_bytes())["all at once"])
     ref = manager(retry=RetryPolicy(attempts=2, initial_delay=3, jitter=0), clock=clock)
     ref.start_stream("again", subscriber=probe.ref)

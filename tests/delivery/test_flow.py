@@ -1,4 +1,4 @@
-"""Windows and overflow policies over real HTTP: section 8 of the contract, case 39."""
+"""Windows and overflow policies over real HTTP (docs/flow-control.md)."""
 
 from __future__ import annotations
 
@@ -569,7 +569,7 @@ def test_the_last_one_who_holds_it_ends_it(
     assert isinstance(desk.last().error, SlowSubscriberError)
 
 
-# -- case 39 ---------------------------------------------------------------------------------------------
+# -- subscribers that block, raise or die ------------------------------------------------------------
 
 
 class Raises(Plain):

@@ -1,4 +1,4 @@
-"""Replay from the history: no gap and no repeat at the seam, whatever happens meanwhile (contract, section 8)."""
+"""Replay from the history: no gap and no repeat at the seam, whatever happens meanwhile."""
 
 from __future__ import annotations
 

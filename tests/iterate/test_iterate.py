@@ -1,4 +1,4 @@
-"""`stream()` and `astream()`: section 8 of the contract, for programs that have no actor."""
+"""`stream()` and `astream()`: streams for programs that have no actor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots, the queue for them, and Drain: `max_streams`, `max_waiting` (contract, section 3)."""
+"""Slots, the queue for them, and Drain: `max_streams`, `max_waiting`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input (issue 2): each ends in the contract's error, at the right place, saying what to do."""
+"""Bad input: each ends in the error that docs/errors.md names, at the right place, saying what to do."""
 
 from __future__ import annotations
 

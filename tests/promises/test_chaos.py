@@ -1,4 +1,4 @@
-"""Case 43: many streams, every fault and every kind of death at random, and each history is judged.
+"""Many streams, every fault and every kind of death at random, and each history is judged.
 
 All decisions come from a seed, before anything runs: `plan` says what is done when, `answer_to` what a stream's n-th
 request gets. A failing run names its seed; `CHAOS_SEED=… pytest tests/promises/test_chaos.py` decides the same again.
@@ -439,12 +439,12 @@ def test_the_same_seed_decides_the_same() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_case_43_chaos() -> None:
+def test_chaos() -> None:
     chaos = _run(200, 18)
     assert chaos.done["kill stream"] > 300, chaos.done
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_case_43_chaos_for_long() -> None:
+def test_chaos_for_long() -> None:
     _run(1000, 300)

@@ -1,4 +1,4 @@
-"""Each row of the contract's table of errors, on a real connection and with one attempt."""
+"""Each row of the table in docs/errors.md, on a real connection and with one attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody found who held the library against the contract's words, program by program."""
+"""What the first users' programs met: connections that are refused, deep JSON, policies that exit, long heartbeats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Case 36: the stream's actor is killed in every phase of its life. Hangs, crashes and stops of it, too."""
+"""The stream's actor is killed in every phase of its life; it hangs, crashes and is stopped, too."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def expect_whole(probe: Probe, attempts: int = 2) -> None:
     assert texts(probe.messages) == TEXT
 
 
-def test_case_36_killed_while_connecting() -> None:
+def test_killed_while_connecting() -> None:
     policy = RetryPolicy(attempts=2, initial_delay=0, jitter=0)
     with Scene(retry=policy, connect_timeout=1, shutdown=0.2) as scene:
         stream_id, probe = scene.start(
@@ -70,7 +70,7 @@ def test_case_36_killed_while_connecting() -> None:
         eventually(lambda: not leaked_threads())
 
 
-def test_case_36_killed_while_resolving(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_resolving(monkeypatch: pytest.MonkeyPatch) -> None:
     held, arrived = threading.Event(), threading.Event()
     resolve = socket.getaddrinfo
 
@@ -94,7 +94,7 @@ def test_case_36_killed_while_resolving(monkeypatch: pytest.MonkeyPatch) -> None
         assert scene.requests() == 1
 
 
-def test_case_36_killed_in_a_stuck_upload() -> None:
+def test_killed_in_a_stuck_upload() -> None:
     with Scene() as scene:
         scene.gemini.on("why", StallUpload(), WHOLE)
         stream_id, probe = scene.start("why " + "x" * 20_000_000)
@@ -126,7 +126,7 @@ def test_case_36_killed_in_a_stuck_upload() -> None:
         "in the headers",
     ],
 )
-def test_case_36_killed_while_it_waits_for_the_server(first: Any, seen: int, reached: bool) -> None:
+def test_killed_while_it_waits_for_the_server(first: Any, seen: int, reached: bool) -> None:
     with Scene() as scene:
         scene.gemini.on("why", first, WHOLE)
         stream_id, probe = scene.start()
@@ -159,7 +159,7 @@ class _GatedInbox(queue.Queue[Any]):
         super()._put(item)
 
 
-def test_case_36_killed_between_two_deliveries() -> None:
+def test_killed_between_two_deliveries() -> None:
     reached, gate = threading.Event(), threading.Event()
     received: list[Any] = []
 
@@ -195,7 +195,7 @@ def test_case_36_killed_between_two_deliveries() -> None:
         second.stop()
 
 
-def test_case_36_killed_during_a_backoff() -> None:
+def test_killed_during_a_backoff() -> None:
     clock = TestClock()
     with Scene(clock=clock, retry=STEADY) as scene:
         scene.gemini.on("why", Reply(TEXT, end="cut", end_after=2), WHOLE)
@@ -209,7 +209,7 @@ def test_case_36_killed_during_a_backoff() -> None:
         assert scene.requests() == 2
 
 
-def test_case_36_killed_before_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_before_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     held, arrived = threading.Event(), threading.Event()
     begin = StreamActor.on_start
 
@@ -232,7 +232,7 @@ def test_case_36_killed_before_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> 
         assert scene.requests() == 2
 
 
-def test_case_36_killed_while_paused_by_flow_control() -> None:
+def test_killed_while_paused_by_flow_control() -> None:
     gate = threading.Event()
 
     def block(message: Any) -> None:
@@ -259,7 +259,7 @@ def test_case_36_killed_while_paused_by_flow_control() -> None:
         slow.stop()
 
 
-def test_case_36_killed_while_stopping() -> None:
+def test_killed_while_stopping() -> None:
     with Scene() as scene:
         scene.gemini.on("why", Reply(TEXT, hold_after=2))
         for _ in range(20):
@@ -276,7 +276,7 @@ def test_case_36_killed_while_stopping() -> None:
         assert scene.manager.get_stats().stopped == 20
 
 
-def test_case_36_killed_while_it_completes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_it_completes(monkeypatch: pytest.MonkeyPatch) -> None:
     complete = Session.complete
 
     def killed(session: Session, attempt: Any) -> None:
@@ -291,7 +291,7 @@ def test_case_36_killed_while_it_completes(monkeypatch: pytest.MonkeyPatch) -> N
         assert scene.requests() == 1
 
 
-def test_case_36_a_late_thread_of_a_retired_attempt_delivers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_thread_of_a_retired_attempt_delivers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     held, arrived, late = threading.Event(), threading.Event(), threading.Event()
     deliver = Pump._deliver
 
@@ -325,7 +325,7 @@ def test_case_36_a_late_thread_of_a_retired_attempt_delivers_nothing(monkeypatch
         expect_whole(probe)
 
 
-def test_case_36_a_hang_is_noticed_by_the_silence_and_overcome(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_is_noticed_by_the_silence_and_overcome(monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
     read = Exchange.read_now
     hung: list[Exchange] = []
@@ -354,7 +354,7 @@ def test_case_36_a_hang_is_noticed_by_the_silence_and_overcome(monkeypatch: pyte
         eventually(lambda: not leaked_threads())
 
 
-def test_case_36_a_crash_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     deliver = Pump._deliver
 
     def crashes(pump: Pump, payloads: Any) -> None:
@@ -375,7 +375,7 @@ def test_case_36_a_crash_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_case_36_nothing_that_is_raised_in_it_gets_further(
+def test_nothing_that_is_raised_in_it_gets_further(
     monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     answering = Session.answering
@@ -394,7 +394,7 @@ def test_case_36_nothing_that_is_raised_in_it_gets_further(
         assert scene.manager.is_alive()
 
 
-def test_case_36_stopped_in_order_from_outside() -> None:
+def test_stopped_in_order_from_outside() -> None:
     with Scene() as scene:
         scene.gemini.on("why", Reply(TEXT, hold_after=2))
         stream_id, probe = scene.start()
@@ -409,7 +409,7 @@ def test_case_36_stopped_in_order_from_outside() -> None:
         assert scene.requests() == 1
 
 
-def test_case_36_every_attempt_killed_is_the_end() -> None:
+def test_every_attempt_killed_is_the_end() -> None:
     with Scene(retry=RetryPolicy(attempts=3, initial_delay=0, jitter=0)) as scene:
         scene.gemini.on("why", Reply(TEXT, hold_after=1))
         stream_id, probe = scene.start()

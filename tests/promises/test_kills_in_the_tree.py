@@ -1,4 +1,4 @@
-"""Cases 37 and 38: the manager, the supervisor of the streams and the root are killed with 50 streams running."""
+"""The manager, the supervisor of the streams and the root are killed with 50 streams running."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def own(gemini: LocalGemini, **options: Any) -> tuple[StaticSupervisorRef, list[
     return app, managers
 
 
-def test_case_37_the_manager_is_killed_and_nobody_misses_an_event(gemini: LocalGemini) -> None:
+def test_the_manager_is_killed_and_nobody_misses_an_event(gemini: LocalGemini) -> None:
     gemini.on("why", Reply(LONG, pace=0.01))
     app, [manager] = own(gemini)
     probes = [Probe() for _ in range(MANY)]
@@ -115,7 +115,7 @@ class _Resolving:
         return self._endpoint.resolve()
 
 
-def test_case_37_what_it_has_in_its_hands_fails_and_what_waits_is_answered() -> None:
+def test_what_it_has_in_its_hands_fails_and_what_waits_is_answered() -> None:
     with Scene(shutdown=0.2) as scene:
         scene.gemini.on("why", Reply("one", hold_after=1))
         running, probe = scene.start()
@@ -148,7 +148,7 @@ def test_case_37_what_it_has_in_its_hands_fails_and_what_waits_is_answered() -> 
 
 
 @pytest.mark.parametrize("victim", ["streams", "root"])
-def test_case_38_each_of_fifty_gets_one_last_message(victim: str) -> None:
+def test_each_of_fifty_gets_one_last_message(victim: str) -> None:
     with Scene() as scene:
         scene.gemini.on("why", Reply(LONG, hold_after=3))
         started = [scene.start() for _ in range(MANY)]
@@ -178,7 +178,7 @@ def test_case_38_each_of_fifty_gets_one_last_message(victim: str) -> None:
         assert (stats.failed, stats.completed) == (MANY, 1)
 
 
-def test_case_38_a_stream_in_its_backoff_is_told_too() -> None:
+def test_a_stream_in_its_backoff_is_told_too() -> None:
     with Scene(retry=RetryPolicy(initial_delay=20)) as scene:
         scene.gemini.on("why", Reply("one two", end="cut", end_after=1))
         stream_id, probe = scene.start()
@@ -189,7 +189,7 @@ def test_case_38_a_stream_in_its_backoff_is_told_too() -> None:
         assert last.attempts == 1
 
 
-def test_case_38_a_start_that_waits_for_the_supervisor_is_not_lost() -> None:
+def test_a_start_that_waits_for_the_supervisor_is_not_lost() -> None:
     with Scene() as scene:
         scene.gemini.on("why", Reply("one two"))
         for _ in range(3):
@@ -198,7 +198,7 @@ def test_case_38_a_start_that_waits_for_the_supervisor_is_not_lost() -> None:
             assert isinstance(probe.expect(LAST), StreamComplete | StreamError)
 
 
-def test_case_38_below_an_applications_supervisor_the_whole_tree_comes_back(gemini: LocalGemini) -> None:
+def test_below_an_applications_supervisor_the_whole_tree_comes_back(gemini: LocalGemini) -> None:
     gemini.on("why", Reply(LONG, hold_after=2))
     gemini.on("new", Reply("one two"))
     spec = ManagerActor.child_spec(name="gemini", endpoint=gemini.endpoint, id="streams of the app")

@@ -1,4 +1,4 @@
-"""Cases 33 to 35: each way a server can fail, how often it is asked again and at what distance.
+"""Each way a server can fail, how often it is asked again and at what distance.
 
 The distances are those of the policy's clock; `Scene.ride` looks at each wait from both sides.
 """
@@ -79,7 +79,7 @@ def fail(answer: Any, **options: Any) -> tuple[list[float], StreamError, Any, in
         "a reset between two bytes",
     ],
 )
-def test_case_33_a_broken_answer_is_asked_for_four_times(
+def test_a_broken_answer_is_asked_for_four_times(
     answer: Any, error: type[GeminiStreamsError], seen: int
 ) -> None:
     distances, last, probe, requests = fail(answer)
@@ -95,7 +95,7 @@ def test_case_33_a_broken_answer_is_asked_for_four_times(
     assert all(type(m.error) is error and m.resume_at == 0 for m in restarts)
 
 
-def test_case_33_a_refused_connection_is_tried_four_times() -> None:
+def test_a_refused_connection_is_tried_four_times() -> None:
     with Scene(clock=TestClock(), retry=STEADY) as scene:
         endpoint = Gemini(api_key="k", base_url=scene.gemini.refused_url())
         stream_id, probe = scene.start(endpoint=endpoint)
@@ -105,7 +105,7 @@ def test_case_33_a_refused_connection_is_tried_four_times() -> None:
         assert isinstance(last.error, ConnectionError)
 
 
-def test_case_33_a_certificate_that_does_not_verify_is_not_tried_again() -> None:
+def test_a_certificate_that_does_not_verify_is_not_tried_again() -> None:
     with Scene(tls=True, clock=TestClock(), retry=STEADY) as scene:
         endpoint = Gemini(api_key="local-key", base_url=scene.gemini.url)
         stream_id, probe = scene.start(endpoint=endpoint)
@@ -140,27 +140,27 @@ def _silent(answer: Any, after: float, **options: Any) -> tuple[list[float], Any
         raise AssertionError("it went on for ever")
 
 
-def test_case_33_silence_before_the_headers_is_tried_once_more() -> None:
+def test_silence_before_the_headers_is_tried_once_more() -> None:
     distances, error, requests, _ = _silent(Reply(TEN, hold_before_headers=True), 300)
     assert isinstance(error, FirstEventTimeoutError)
     assert isinstance(error, TimeoutError)
     assert (distances, requests) == ([0.5], 2)
 
 
-def test_case_33_silence_after_the_headers_is_tried_once_more() -> None:
+def test_silence_after_the_headers_is_tried_once_more() -> None:
     distances, error, requests, _ = _silent(Reply(TEN, end="silent", end_after=0), 7, first_event_timeout=7)
     assert isinstance(error, FirstEventTimeoutError)
     assert (distances, requests) == ([0.5], 2)
 
 
-def test_case_33_silence_after_three_events_is_tried_four_times() -> None:
+def test_silence_after_three_events_is_tried_four_times() -> None:
     distances, error, requests, _ = _silent(Reply(TEN, end="silent", end_after=3), 30)
     assert isinstance(error, IdleTimeoutError)
     assert isinstance(error, TimeoutError)
     assert (distances, requests) == (USUAL, 4)
 
 
-def test_case_33_a_byte_every_now_and_then_is_no_event() -> None:
+def test_a_byte_every_now_and_then_is_no_event() -> None:
     policy = RetryPolicy(initial_delay=0, jitter=0)
     with Scene(retry=policy) as scene:
         scene.gemini.on("why", trickle(0.05))
@@ -174,7 +174,7 @@ def test_case_33_a_byte_every_now_and_then_is_no_event() -> None:
             record.wait_closed()
 
 
-def test_case_33_comments_are_no_events() -> None:
+def test_comments_are_no_events() -> None:
     with Scene(retry=RetryPolicy(attempts=1)) as scene:
 
         def comments() -> Any:
@@ -189,7 +189,7 @@ def test_case_33_comments_are_no_events() -> None:
         assert isinstance(probe.expect(StreamError).error, IdleTimeoutError)
 
 
-def test_case_33_the_deadline_ends_it_at_once_whatever_it_does() -> None:
+def test_the_deadline_ends_it_at_once_whatever_it_does() -> None:
     for answer in (Reply(TEN, end="silent", end_after=3), Failure(503), Reply(TEN, hold_before_headers=True)):
         clock = TestClock()
         with Scene(clock=clock, retry=RetryPolicy(attempts=99, jitter=0, exp_base=1)) as scene:
@@ -216,7 +216,7 @@ def test_case_33_the_deadline_ends_it_at_once_whatever_it_does() -> None:
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 501])
-def test_case_34_what_cannot_be_helped_is_asked_once(code: int) -> None:
+def test_what_cannot_be_helped_is_asked_once(code: int) -> None:
     distances, last, _, requests = fail(Failure(code))
     assert (distances, requests) == ([], 1)
     assert isinstance(last.error, APIError)
@@ -226,7 +226,7 @@ def test_case_34_what_cannot_be_helped_is_asked_once(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
-def test_case_34_what_can_be_gone_in_a_moment_is_asked_four_times(code: int) -> None:
+def test_what_can_be_gone_in_a_moment_is_asked_four_times(code: int) -> None:
     distances, last, _, requests = fail(Failure(code))
     assert (distances, requests) == (USUAL, 4)
     assert isinstance(last.error, APIError)
@@ -242,7 +242,7 @@ def test_case_34_what_can_be_gone_in_a_moment_is_asked_four_times(code: int) -> 
     ],
     ids=["Retry-After: 2", "RetryInfo behind two other details", "of a 503 too"],
 )
-def test_case_34_the_servers_wish_is_the_least_wait(asked: Failure, least: float, most: float) -> None:
+def test_the_servers_wish_is_the_least_wait(asked: Failure, least: float, most: float) -> None:
     clock = TestClock()
     with Scene(clock=clock, retry=STEADY) as scene:
         scene.gemini.on("why", asked, asked, Reply("at last"))
@@ -253,7 +253,7 @@ def test_case_34_the_servers_wish_is_the_least_wait(asked: Failure, least: float
         assert (last.attempts, scene.requests()) == (3, 3)
 
 
-def test_case_34_an_http_date_is_understood() -> None:
+def test_an_http_date_is_understood() -> None:
     with Scene(retry=STEADY) as scene:
         scene.gemini.on("why", lambda _record: Failure(429, retry_after=http_date(2)), Reply("there"))
         began = time.time()
@@ -264,7 +264,7 @@ def test_case_34_an_http_date_is_understood() -> None:
         assert time.time() - began >= 1
 
 
-def test_case_34_a_503_twice_and_then_success() -> None:
+def test_a_503_twice_and_then_success() -> None:
     with Scene(clock=TestClock(), retry=STEADY) as scene:
         scene.gemini.on("why", Failure(503), Failure(503), Reply("one two"))
         stream_id, probe = scene.start()
@@ -280,7 +280,7 @@ def test_case_34_a_503_twice_and_then_success() -> None:
 
 @pytest.mark.parametrize("bare", [False, True], ids=["as data", "as bare JSON"])
 @pytest.mark.parametrize("first", [0, 2], ids=["at once", "after two events"])
-def test_case_35_an_error_inside_a_200_stream(bare: bool, first: int) -> None:
+def test_an_error_inside_a_200_stream(bare: bool, first: int) -> None:
     failure = Failure(503, "overloaded")
     distances, last, probe, requests = fail(Reply(TEN, error_after=(first, failure), error_bare=bare))
     assert (distances, requests) == (USUAL, 4)
@@ -289,7 +289,7 @@ def test_case_35_an_error_inside_a_200_stream(bare: bool, first: int) -> None:
     assert len([m for m in probe.messages if isinstance(m, StreamEvent)]) == 4 * first
 
 
-def test_case_35_a_hopeless_one_is_told_at_once() -> None:
+def test_a_hopeless_one_is_told_at_once() -> None:
     distances, last, _, requests = fail(Reply(TEN, error_after=(2, Failure(400))))
     assert (distances, requests) == ([], 1)
     assert isinstance(last.error, APIError)
@@ -320,7 +320,7 @@ _BODIES: dict[str, tuple[Any, type[GeminiStreamsError], int]] = {
 
 
 @pytest.mark.parametrize("name", _BODIES)
-def test_case_35_what_is_no_answer_is_not_asked_for_again(name: str) -> None:
+def test_what_is_no_answer_is_not_asked_for_again(name: str) -> None:
     answer, error, seen = _BODIES[name]
     clock = TestClock()
     with Scene(clock=clock, retry=STEADY, max_event_bytes=65_536) as scene:
@@ -342,7 +342,7 @@ def test_case_35_what_is_no_answer_is_not_asked_for_again(name: str) -> None:
     ],
     ids=["half an event", "half an event, closed", "neither a finishReason nor a blockReason"],
 )
-def test_case_35_half_an_answer_is_asked_for_again(answer: Any) -> None:
+def test_half_an_answer_is_asked_for_again(answer: Any) -> None:
     distances, last, _, requests = fail(answer)
     assert (distances, requests) == (USUAL, 4)
     assert isinstance(last.error, StreamTruncatedError)

@@ -1,4 +1,4 @@
-"""Case 42: a slow subscriber on a fast stream of 2 KB an event. Nothing grows, nothing is lost, the server waits."""
+"""A slow subscriber on a fast stream of 2 KB an event. Nothing grows, nothing is lost, the server waits."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def judge(tally: Tally, most: dict[str, int], flow: FlowControl, events: int) ->
 
 @pytest.mark.parametrize("kind", [Plain, Batched])
 @pytest.mark.parametrize("overflow", ["pause", "drop_oldest", "drop_newest", "disconnect"])
-def test_case_42_a_slow_subscriber(manager: StartManager, kind: Any, overflow: Any) -> None:
+def test_a_slow_subscriber(manager: StartManager, kind: Any, overflow: Any) -> None:
     """20,000 events, and 10 ms scaled down to what is still slow."""
     with LocalGemini(sndbuf=65536) as server:
         flow = FlowControl(overflow=overflow)
@@ -158,7 +158,7 @@ def test_case_42_a_slow_subscriber(manager: StartManager, kind: Any, overflow: A
 @pytest.mark.soak
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", [Plain, Batched])
-def test_case_42_at_its_full_length(manager: StartManager, kind: Any) -> None:
+def test_at_its_full_length(manager: StartManager, kind: Any) -> None:
     with LocalGemini() as server:
         flow = FlowControl()
         streams = manager(endpoint=server.endpoint)

@@ -1,4 +1,4 @@
-"""Section 9 of the contract, row by row: who dies, who notices, what a subscriber sees."""
+"""The deaths of docs/guarantees.md, row by row: which actor dies, which one notices, what a subscriber sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time-outs of section 6 on a clock that only the test turns."""
+"""The time-outs of a stream, on a clock that only the test turns."""
 
 from __future__ import annotations
 
