@@ -4,13 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check soak fuzz bench bench-plots pykka-suite lock clean
+.PHONY: demo test test-pythons test-wheel lint types check ci soak fuzz bench bench-plots pykka-suite lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The same tests on every newer CPython of this machine, and against the built wheel in an empty environment.
+test-pythons:
+	.ci/pythons
+
+test-wheel: $(READY)
+	.ci/wheel
+
+# All that has to pass before a change lands.
+ci:
+	.ci/run
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -56,4 +67,4 @@ lock:
 	uv pip compile --universal --python-version 3.11 --no-header --no-annotate --group dev --all-extras pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(wildcard .venv-*) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

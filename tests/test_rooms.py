@@ -16,11 +16,12 @@ import requests.adapters
 import urllib3
 import urllib3.connection
 
+import gemini_streams
+import pykka_supervisor
 from pykka_supervisor import _pykka
 
-ROOT = Path(__file__).parents[1]
-SUPERVISOR = ROOT / "supervisor" / "pykka_supervisor"
-STREAMS = ROOT / "actors" / "gemini_streams"
+SUPERVISOR = Path(pykka_supervisor.__file__).parent
+STREAMS = Path(gemini_streams.__file__).parent
 
 HTTP = frozenset({"requests", "urllib3", "http.client"})
 
@@ -72,7 +73,7 @@ def test_the_supervisor_can_be_imported_alone() -> None:
 
 def test_private_parts_of_pykka_are_used_in_one_place() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)}: from {module} import {name}"
+        f"{path}: from {module} import {name}"
         for path in [*modules(SUPERVISOR), *modules(STREAMS)]
         if path.name != "_pykka.py"
         for module, name in imports(path)
@@ -83,7 +84,7 @@ def test_private_parts_of_pykka_are_used_in_one_place() -> None:
 
 def test_the_streams_use_the_supervisors_public_names() -> None:
     wrong = [
-        f"{path.relative_to(ROOT)}: from {module} import {name}"
+        f"{path}: from {module} import {name}"
         for path in modules(STREAMS)
         for module, name in imports(path)
         if is_of(module, {"pykka_supervisor"}) and is_private(f"{module}.{name}")
@@ -109,7 +110,7 @@ PYKKAS_OWN = {
 @pytest.mark.parametrize("package", [SUPERVISOR, STREAMS], ids=lambda p: p.name)
 def test_private_attributes_of_pykka_are_used_in_one_place(package: Path) -> None:
     wrong = [
-        f"{path.relative_to(ROOT)}:{node.lineno}: .{node.attr}"
+        f"{path}:{node.lineno}: .{node.attr}"
         for path in modules(package)
         if path.name != "_pykka.py"
         for node in ast.walk(ast.parse(path.read_text()))
@@ -134,7 +135,7 @@ def test_http_is_spoken_in_one_place() -> None:
         for module, name in imports(path):
             used = f"{module}.{name}".rstrip(".")
             if is_of(module, HTTP) and not {(path.name, "*"), (path.name, used)} & allowed:
-                wrong.append(f"{path.relative_to(ROOT)}: {used}")
+                wrong.append(f"{path}: {used}")
     assert wrong == []
 
 

@@ -73,7 +73,7 @@ def test_every_make_target_that_is_named_exists() -> None:
 def test_every_folder_that_is_named_exists_and_every_folder_is_named() -> None:
     house = README.split("## The house")[1].split("supervisor/pykka_supervisor/")[0]
     named = set(re.findall(r"\b([a-z_]+)/", house)) - {"actors", "gemini_streams"}
-    package = ROOT / "actors" / "gemini_streams"
+    package = Path(gemini_streams.__file__).parent
     folders = {path.parent.name for path in package.glob("*/__init__.py")}
     assert named | {"iterate"} == folders, "README: the house"
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import pykka
@@ -227,7 +226,6 @@ def check():  # after the tree's own hook: this one was registered before
     gemini.close()
 
 atexit.register(check)
-sys.path[:0] = {path!r}
 import pykka
 from gemini_streams import *
 from gemini_streams.testing import LocalGemini, Reply
@@ -265,8 +263,7 @@ SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 
 @pytest.mark.parametrize("how", ENDS)
 def test_however_the_process_ends_it_is_told_closed_and_gone_in_time(how: str) -> None:
-    root = Path(__file__).resolve().parents[2]
-    code = CHILD.format(path=[str(root / "actors"), str(root / "supervisor")], end=ENDS[how])
+    code = CHILD.format(end=ENDS[how])
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
