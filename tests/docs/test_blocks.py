@@ -26,6 +26,10 @@ DOCUMENTS = (
     "docs/errors.md",
     "docs/design.md",
     "docs/flow-control.md",
+    "docs/reference.md",
+    "docs/index.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
 )
 
 _BLOCK = re.compile(r"(?ms)^```python\n(?P<code>.*?)^```\n(?:\s*```text\n(?P<output>.*?)^```\n)?")
