@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import gemini_streams
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -36,3 +38,15 @@ def test_every_dependency_is_explained() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 125
+
+
+def test_the_design_names_every_folder_and_only_modules_that_exist() -> None:
+    package = Path(gemini_streams.__file__).parent
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    text = (ROOT / "docs" / "design.md").read_text()
+    assert {name for name in folders if f"`{name}/`" not in text} == set()
+    for page in ("docs/design.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text()
+        for folder, module in re.findall(rf"(?<![/\w])({'|'.join(folders)})/(\w+)", text):
+            place = package / folder / module
+            assert place.with_suffix(".py").exists() or place.is_dir(), f"{page}: {folder}/{module}"

@@ -25,9 +25,9 @@ def section(title: str) -> str:
 
 def listed(title: str) -> dict[str, Any]:
     """Name and default of each option in the section's table."""
-    names = {"SYSTEM_CLOCK": options.SYSTEM_CLOCK}
+    names = {**vars(gemini_streams), **vars(options)}
     rows = re.findall(r"(?m)^\| `(\w+)` \| `(.*?)` \| \S", section(title))
-    return {name: eval(default, {**vars(gemini_streams), **names}) for name, default in rows}
+    return {name: eval(default, names) for name, default in rows}
 
 
 def in_code(of: type[msgspec.Struct]) -> dict[str, Any]:
