@@ -78,7 +78,7 @@ def test_the_messages_and_their_fields() -> None:
     rows = re.findall(r"(?m)^\| `(\w+)` \| (`stream_id.*|`total.*) \|$", section("Messages"))
     shown = {name: tuple(re.findall(r"`(\w+)`", fields)) for name, fields in rows}
     kinds = [*get_args(SubscriberMessage), gemini_streams.StreamInfo, gemini_streams.ManagerStats]
-    assert shown == {kind.__name__: kind.__struct_fields__ for kind in kinds}
+    assert shown == {kind.__name__: kind.__match_args__ for kind in kinds}
 
 
 def test_the_statuses() -> None:
