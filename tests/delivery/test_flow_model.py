@@ -43,6 +43,7 @@ from gemini_streams import (
     StreamStopped,
 )
 from gemini_streams.api.chosen import api
+from gemini_streams.delivery import audience as audience_module
 from gemini_streams.delivery import subscription as delivery_module
 from gemini_streams.delivery.batches import ControlBatch, EventBatch
 from gemini_streams.delivery.subscription import Subscription
@@ -50,10 +51,11 @@ from gemini_streams.errors import ConnectionLostError
 from gemini_streams.http.sse import Decoder
 from gemini_streams.options import Overflow, Place, Settings
 from gemini_streams.streams import session as session_module
+from gemini_streams.streams.attempt import Attempt
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.pump import Pump
 from gemini_streams.streams.rate_limits import Cooldowns
-from gemini_streams.streams.session import Attempt, Session
+from gemini_streams.streams.session import Session
 from gemini_streams.testing import check_history
 from pykka_supervisor.mailbox import Mailbox
 from pykka_supervisor.testing import TestClock
@@ -299,6 +301,7 @@ class Delivery(RuleBasedStateMachine):
         self.patched.setattr(Subscription, "_fits", looked(fits))
         self.patched.setattr(Subscription, "_fitting", looked(fitting))
         self.patched.setattr(delivery_module, "common_room", looked_at_all)
+        self.patched.setattr(audience_module, "common_room", looked_at_all)
         self.patched.setattr(session_module, "common_room", looked_at_all)
 
     @initialize(history=st.sampled_from([0, 300, 2000, 1 << 20]))
@@ -395,7 +398,7 @@ class Delivery(RuleBasedStateMachine):
         while attempt is not None and not self.session.ended and self.decoder.waiting:
             ParkingLock.made.clear()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(session_module, "threading", SimpleNamespace(Lock=ParkingLock))
+                patch.setattr(audience_module, "threading", SimpleNamespace(Lock=ParkingLock))
                 try:
                     count, room = self.session.room(attempt, self.decoder.next_size)
                 except Parked:
@@ -415,7 +418,7 @@ class Delivery(RuleBasedStateMachine):
     def _join(self, person: Person, flow: FlowControl, after: Place) -> None:
         session = self.session
         expected = len(self.truth)
-        already = any(s.urn == person.actor_urn and not s.closed for s in session._subscriptions)
+        already = any(s.urn == person.actor_urn and not s.closed for s in session.audience.all)
         kept = session._history.oldest
         oldest = len(self.truth) if kept is None else kept
         try:
@@ -640,7 +643,7 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: self.parked is not None)
     def stall(self) -> None:
         """Those who hold the stream are let go, and nobody else."""
-        holding = [s for s in self.session._pausing if s.stalled_since is not None]
+        holding = [s for s in self.session.audience.pausing if s.stalled_since is not None]
         assert holding
         self.clock.advance(STALL)
         assert all(s.closed for s in holding)
@@ -698,7 +701,7 @@ class Delivery(RuleBasedStateMachine):
     def a_stream_waits_for_somebody(self) -> None:
         if not hasattr(self, "session") or self.parked is None or self.parked.released:
             return
-        holding = [p for p in self.people if p.subscription in self.session._pausing]
+        holding = [p for p in self.people if p.subscription in self.session.audience.pausing]
         assert any(p.items for p in holding), "the stream waits, and nobody has anything to read"
 
 

@@ -70,7 +70,7 @@ def test_under_pause_the_others_go_on_within_the_stall_timeout() -> None:
             stream_id = scene.manager.start_stream("why", subscriber=[quick.ref, blocking.ref], flow=flow)
             scene.gemini.gate("why").open()
             session = scene.table.find(stream_id)
-            eventually(lambda: session._parked is not None)
+            eventually(lambda: session.audience.parked is not None)
             stalled = len(quick.wait(8))
             _, other = scene.start("another")  # another stream notices nothing
             assert other.expect(LAST).ok

@@ -245,7 +245,7 @@ def test_killed_while_paused_by_flow_control() -> None:
             scene.gemini.on("why", WHOLE)
             stream_id = scene.manager.start_stream("why", subscriber=slow.ref, flow=FlowControl(window=2))
             session = scene.table.find(stream_id)
-            eventually(lambda: session._parked is not None)
+            eventually(lambda: session.audience.parked is not None)
             kill(scene.ref(stream_id))
             eventually(lambda: session.attempt == 2)
             time.sleep(0.05)

@@ -114,7 +114,7 @@ def test_while_paused() -> None:
             scene.gemini.on("why", Reply(LONG, end="silent"))
             stream_id = scene.manager.start_stream("why", subscriber=blocking.ref, flow=FlowControl(window=4))
             session = scene.table.find(stream_id)
-            eventually(lambda: session._parked is not None)
+            eventually(lambda: session.audience.parked is not None)
             assert scene.manager.stop_stream(stream_id, timeout=1) is True
             scene.gemini.requests[0].wait_closed()
             gate.set()

@@ -29,8 +29,9 @@ from gemini_streams.errors import (
 )
 from gemini_streams.http.connections import Connections, Interrupted
 from gemini_streams.http.exchange import Exchange
+from gemini_streams.streams.attempt import Attempt, Retired
 from gemini_streams.streams.pump import Pump
-from gemini_streams.streams.session import Attempt, Retired, Session
+from gemini_streams.streams.session import Session
 from gemini_streams.streams.verdict import verdict_on
 from gemini_streams.traces import trace_of
 from pykka_supervisor import SupervisedActor

@@ -33,7 +33,8 @@ from gemini_streams.http.exchange import Exchange
 from gemini_streams.http.reader import Reader
 from gemini_streams.http.sse import Decoder
 from gemini_streams.messages import StreamEvent
-from gemini_streams.streams.session import Attempt, Session
+from gemini_streams.streams.attempt import Attempt
+from gemini_streams.streams.session import Session
 
 __all__ = ["Pump"]
 

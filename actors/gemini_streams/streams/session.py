@@ -10,7 +10,8 @@ The rules:
 - A stream ends once. Whoever ends it (its attempt, the supervisor, the manager, a timer) puts the last message of
   every subscriber in the same moment, after the slot has been freed. Nothing keeps the end from being complete: where
   one step of it raises, that is logged, and the next step is taken.
-- One timer a stream, set to the next moment that could matter and looked at again then; an event only notes the time.
+- The subscribers and the waiting for room stand in `audience`, the one timer in `watchdog`, an attempt's own fields in
+  `attempt`.
 
 Who calls what: the manager's thread subscribes, stops and looks; the stream's thread begins, waits for room, delivers
 and completes; the supervisor's thread says what follows a failure; a subscriber's thread gives credit; the clock's
@@ -30,20 +31,18 @@ from gemini_streams.api.endpoint import Target
 from gemini_streams.api.json_values import decode
 from gemini_streams.api.protocol import Call, Events, Request, ResumePoint
 from gemini_streams.api.usage import add_usage
+from gemini_streams.delivery.audience import Audience
 from gemini_streams.delivery.history import ALL_KEPT, History
 from gemini_streams.delivery.subscription import LastMessageOf, Subscription, common_room
 from gemini_streams.errors import (
     APIError,
-    DeadlineExceededError,
     FirstEventTimeoutError,
     GeminiStreamsError,
-    IdleTimeoutError,
     SlowSubscriberError,
     StreamCrashedError,
     StreamEndedError,
     StreamTruncatedError,
 )
-from gemini_streams.http.exchange import Exchange
 from gemini_streams.messages import (
     LastMessage,
     Status,
@@ -54,61 +53,20 @@ from gemini_streams.messages import (
 from gemini_streams.options import FlowControl, Place, Settings
 from gemini_streams.safely import safely
 from gemini_streams.streams import last_message
+from gemini_streams.streams.attempt import Attempt, Retired, hang_up
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
 from gemini_streams.streams.status import ENDED, follow
 from gemini_streams.streams.waits import Waits
-from pykka_supervisor import Timer, kill
+from gemini_streams.streams.watchdog import Watchdog
 from pykka_supervisor.log import get_logger
 
-__all__ = ["Attempt", "Retired", "Session", "Table"]
+__all__ = ["Session", "Table"]
 
 _log = get_logger(__name__)
 
 _ENUM_VALUE = re.compile("[A-Z0-9_]{1,64}")
-_HUNG_AFTER = 1.0
-"""Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
-
-
-class Retired(Exception):  # noqa: N818 - no error: the attempt's time is over
-    """The attempt is not the present one any more; it has nothing left to do."""
-
-
-class Attempt:
-    """One attempt at a session. Its own thread uses it; other threads interrupt it."""
-
-    __slots__ = (
-        "connected",
-        "error",
-        "exchange",
-        "free",
-        "free_bytes",
-        "heard_at",
-        "hop",
-        "interrupted",
-        "meaning",
-        "number",
-        "received",
-    )
-
-    def __init__(self, number: int, meaning: Events) -> None:
-        self.number = number
-        self.exchange: Exchange | None = None
-        self.meaning = meaning
-        self.interrupted = False
-        self.error: GeminiStreamsError | None = None
-        """Why it was interrupted, where that is a failure."""
-        self.connected = False
-        self.heard_at = 0.0
-        """When the server's silence began: monotonic seconds of the manager's clock."""
-        self.received = 0
-        """Events of this attempt, over all its hops."""
-        self.hop = 0
-        """Events of the present request."""
-        self.free = 0
-        self.free_bytes = 0
-        """Events and bytes that surely fit everybody who pauses: until the next delivery there is only more room."""
 
 
 class Table(Protocol):
@@ -142,25 +100,17 @@ class Session:
         "_ended_mono",
         "_first_event_at",
         "_history",
-        "_holding",
-        "_keep_until",
         "_last",
-        "_next_size",
-        "_parked",
-        "_pausing",
         "_request",
         "_restart_error",
         "_resume",
         "_silences",
-        "_strict",
-        "_subscriptions",
         "_table",
-        "_timer",
-        "_timer_due",
-        "_told",
         "_usage",
+        "_watchdog",
         "asking",
         "attempt",
+        "audience",
         "clock",
         "current",
         "error",
@@ -234,19 +184,11 @@ class Session:
         self.asking: GeminiStreamsError | None = None
         """What it is being asked about."""
         self.waits = Waits(self)
-        self._subscriptions: tuple[Subscription, ...] = ()
-        self._strict: tuple[Subscription, ...] = ()  # who is let go as soon as something does not fit
-        self._pausing: tuple[Subscription, ...] = ()
-        self._parked: threading.Lock | None = None
-        self._holding = 0  # subscriptions for whose credit the stream's thread waits
-        self._next_size = 0  # bytes of the event it waits with
+        self.audience = Audience()
         self._history = History(options.history)
-        self._keep_until: float | None = None
+        self._watchdog = Watchdog(self)
         self._ended_mono: float | None = None
         self._last: LastMessageOf | None = None
-        self._told: set[str] | None = None  # who has been given the last message
-        self._timer: Timer | None = None
-        self._timer_due = 0.0
 
     def __repr__(self) -> str:
         return f"<Session {self.stream_id} {self.status} attempt={self.attempt}>"
@@ -262,7 +204,7 @@ class Session:
         """Take note that the stream waits for a slot; its deadline runs."""
         with self.lock:
             if not self.patient:
-                self._arm()
+                self._watchdog.arm()
 
     def launched(self) -> None:
         """Take note that the stream has its slot."""
@@ -272,7 +214,7 @@ class Session:
             self.status = follow(self.status, "starting")
             if self.patient:
                 self.started_at, self.started_mono = self.clock.time(), self.clock.monotonic()
-            self._arm()
+            self._watchdog.arm()
 
     def subscribe(
         self, ref: pykka.ActorRef[Any], after: Place, flow: FlowControl | None
@@ -300,10 +242,7 @@ class Session:
             if self.ended:
                 if self._last is not None:
                     subscription.finish(self._last)
-                if self._told is not None:
-                    self._told.add(ref.actor_urn)
-                if not subscription.closed:
-                    self._subscriptions = (*(s for s in self._subscriptions if not s.closed), subscription)
+                self.audience.join_late(subscription)
                 return subscription
             self._join(subscription)
             return subscription
@@ -322,12 +261,12 @@ class Session:
         Also called by whichever thread notices that.
         """
         with self.lock:
-            subscription = next((s for s in self._subscriptions if s.urn == urn), None)
+            subscription = self.audience.find(urn)
             if subscription is None or (self.ended and subscription.closed):
                 return False
             subscription.close()
             interrupted = self._leave(subscription)
-        _end(interrupted)
+        hang_up(interrupted)
         _log.debug("subscriber_left", stream_id=self.stream_id, subscriber=urn, died=gone)
         return True
 
@@ -352,7 +291,7 @@ class Session:
                 status=self.status,
                 error=self.error,
                 started_at=self.started_at,
-                subscribers=tuple(s.ref for s in self._subscriptions if not (self.ended and s.closed)),
+                subscribers=tuple(s.ref for s in self.audience.present()),
                 events_count=self.events_count,
                 last_event_at=None if heard is None else self.started_at + heard - self.started_mono,
                 config=self.options.config,
@@ -368,18 +307,18 @@ class Session:
 
     def has_subscriber(self, urn: str) -> bool:
         """Whether this actor is one: after the stream's end, whether something is still buffered for it."""
-        return any(s.urn == urn and not (self.ended and s.closed) for s in self._subscriptions)
+        return self.audience.has(urn)
 
     @property
     def subscribers(self) -> int:
         """How many there are."""
-        return len(self._subscriptions) if not self.ended else sum(not s.closed for s in self._subscriptions)
+        return self.audience.count
 
     @property
     def told(self) -> set[str]:
         """The URNs of the subscribers that were given this stream's last message."""
         with self.lock:
-            return set(self._told or ())
+            return set(self.audience.told or ())
 
     @property
     def duration(self) -> float:
@@ -433,7 +372,7 @@ class Session:
             self._check(attempt)
             attempt.connected = True
             attempt.heard_at = self.clock.monotonic()
-            self._arm()
+            self._watchdog.arm()
         self._table.launches.out(self)
 
     def answering(self, attempt: Attempt) -> None:
@@ -453,36 +392,21 @@ class Session:
         while True:
             with self.lock:
                 self._check(attempt)
-                full, count, room = common_room(self._pausing, size)
-                if full:
-                    for subscription in full:
-                        subscription.starve()
-                    # Credit may have come before anybody asked for it.
-                    full, count, room = common_room(self._pausing, size)
-                if not full:
+                parked, count, room = self.audience.room(size, self.clock.monotonic)
+                if parked is None:
                     attempt.free, attempt.free_bytes = count, room
                     return count, room
-                now = self.clock.monotonic()
-                for subscription in self._pausing:
-                    if subscription not in full:
-                        subscription.stalled_since = None
-                    elif subscription.stalled_since is None:
-                        subscription.stalled_since = now
-                self._holding = len(full)
-                self._next_size = size
-                parked = self._parked = threading.Lock()
-                parked.acquire()
-                self._arm()
+                self._watchdog.arm()
             parked.acquire()
             with self.lock:
-                self._arm()
+                self._watchdog.arm()
 
     def deliver(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> None:
         """Give events to all subscribers. Raises `Retired`."""
         with self.lock:
             interrupted = self._deliver(attempt, events, payloads, sum(map(len, payloads)))
         if interrupted is not None:
-            _end(interrupted)
+            hang_up(interrupted)
 
     def deliver_now(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> bool:
         """Do the same where nothing in it can take time, for the shared reader; else `False`, and nothing is done.
@@ -493,13 +417,13 @@ class Session:
         if not self.lock.acquire(blocking=False):
             return False
         try:
-            if not all(s.takes(len(events), size) for s in self._strict):
+            if not all(s.takes(len(events), size) for s in self.audience.strict):
                 return False
             interrupted = self._deliver(attempt, events, payloads, size)
         finally:
             self.lock.release()
         if interrupted is not None:
-            _end(interrupted)
+            hang_up(interrupted)
         return True
 
     def _deliver(
@@ -508,7 +432,7 @@ class Session:
         """With the lock held; returns the attempt to interrupt where that ended the stream."""
         if self.current is not attempt:
             raise Retired
-        slow = [s for s in self._subscriptions if not s.push(events, payloads, size)]
+        slow = [s for s in self.audience.all if not s.push(events, payloads, size)]
         count = len(events)
         self.events_count += count
         attempt.received += count
@@ -518,7 +442,7 @@ class Session:
             self._first_event_at = now
         first = self.next_sequence
         self.next_sequence = first + count
-        _, attempt.free, attempt.free_bytes = common_room(self._pausing, 0)
+        _, attempt.free, attempt.free_bytes = common_room(self.audience.pausing, 0)
         self._history.remember(first, payloads)
         meaning = attempt.meaning
         if meaning.resume is not None:
@@ -526,7 +450,7 @@ class Session:
             self._checkpoint = self.next_sequence - (attempt.hop - meaning.resume_index)
         interrupted = None
         for subscription in slow:
-            interrupted = self._let_go(subscription) or interrupted
+            interrupted = self.let_go(subscription) or interrupted
         return interrupted
 
     def lost(self, subscription: Subscription, error: BaseException) -> None:
@@ -534,7 +458,7 @@ class Session:
         with self.lock:
             subscription.close()
             interrupted = self._leave(subscription)
-        _end(interrupted)
+        hang_up(interrupted)
         _log.warning(
             "subscriber_lost",
             stream_id=self.stream_id,
@@ -613,7 +537,7 @@ class Session:
                 waited=self.waits.seconds,
                 deadline=self.options.deadline,
             )
-        _end(attempt)
+        hang_up(attempt)
         if isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS and error.retryable:
             self.waits.refused(asked)
         else:
@@ -649,7 +573,7 @@ class Session:
             attempt, self.current = self.current, None
             self._broken = attempt
             self.undecided = self._cause(error, attempt)
-        _end(attempt)
+        hang_up(attempt)
 
     @staticmethod
     def _cause(error: GeminiStreamsError, attempt: Attempt | None) -> GeminiStreamsError:
@@ -673,7 +597,7 @@ class Session:
         attempt.interrupted = True
         with self.lock:
             self._wake()
-        _end(attempt)
+        hang_up(attempt)
 
     # -- a subscriber's thread ---------------------------------------------------------------------------------------
 
@@ -685,20 +609,9 @@ class Session:
                 interrupted = self._leave(subscription)
             else:
                 interrupted = None
-                self._go_on(subscription)
-        _end(interrupted)
-
-    def _go_on(self, subscription: Subscription) -> None:
-        """Let the stream go on that this subscription has held, if it has room again. With the lock held."""
-        if subscription.stalled_since is not None:
-            if not subscription.has_room(self._next_size):
-                subscription.starve()  # for the next credit, not this one
-                if not subscription.has_room(self._next_size):
-                    return  # and it goes on being the one who holds the stream
-            subscription.stalled_since = None
-            self._holding -= 1
-            if self._holding <= 0:
-                self._wake()
+                if self.audience.go_on(subscription):
+                    self._wake()
+        hang_up(interrupted)
 
     def cannot_tell(self, subscription: Subscription) -> LastMessage:
         """Return the last message of a subscriber whose own could not be made."""
@@ -719,33 +632,30 @@ class Session:
             raise Retired
 
     def _join(self, subscription: Subscription) -> None:
-        self._subscriptions = (*self._subscriptions, subscription)
-        if subscription.flow.overflow == "disconnect":
-            self._strict = (*self._strict, subscription)
-        if subscription.pausing:
-            self._pausing = (*self._pausing, subscription)
-            if self.current is not None:
-                self.current.free = 0  # its window is another one
-        self._keep_until = None
+        self.audience.join(subscription)
+        if subscription.pausing and self.current is not None:
+            self.current.free = 0  # its window is another one
+        self._watchdog.keep_until = None
 
     def _leave(self, subscription: Subscription) -> Attempt | None:
         """Take a subscription out; returns the attempt to interrupt where that ended the stream."""
-        if subscription not in self._subscriptions:
+        if not self.audience.leave(subscription):
             return None
-        self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
-        self._pausing = tuple(s for s in self._pausing if s is not subscription)
-        self._strict = tuple(s for s in self._strict if s is not subscription)
         self._table.unwatch(subscription.ref, self)
         self._wake()
-        if self._subscriptions or self.ended:
+        if self.audience.all or self.ended:
             return None
         if self.options.keep:
-            self._keep_until = self.clock.monotonic() + self.options.keep
-            self._arm()
+            self._watchdog.keep_until = self.clock.monotonic() + self.options.keep
+            self._watchdog.arm()
             return None
+        return self.forsake()
+
+    def forsake(self) -> Attempt | None:
+        """End the stream that has no subscriber left; returns the attempt to interrupt."""
         return self._end_locked("stopped", last_message.stopped(self, "requested"), at_once=True)
 
-    def _let_go(self, subscription: Subscription) -> Attempt | None:
+    def let_go(self, subscription: Subscription) -> Attempt | None:
         """End one subscription that does not keep up, or whose inbox is closed."""
         if subscription.closed:
             return self._leave(subscription)
@@ -784,10 +694,10 @@ class Session:
         self._history.restart(self.attempt, resume_at)
         self._table.count_restart()
         message = StreamRestarting(self.stream_id, self.attempt, resume_at, delay, error, self.tag)
-        for subscription in self._subscriptions:
+        for subscription in self.audience.all:
             subscription.restart(message)
             subscription.stalled_since = None
-        for subscription in self._subscriptions:
+        for subscription in self.audience.all:
             if subscription.closed:
                 self._leave(subscription)
 
@@ -804,7 +714,7 @@ class Session:
             if self.ended or (attempt is not None and self.current is not attempt):
                 return False
             interrupted = self._end_locked(status, last, at_once=at_once, error=error)
-        _end(interrupted)
+        hang_up(interrupted)
         return True
 
     def _end_locked(
@@ -825,12 +735,9 @@ class Session:
         self.attempt = attempts
         self.error = error
         self._last = last
-        self._told = {subscription.urn for subscription in self._subscriptions}
         self._ended_mono = self.clock.monotonic()
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            safely(timer.cancel)
-        subscriptions, self._subscriptions, self._pausing = self._subscriptions, (), ()
+        self._watchdog.cancel()
+        subscriptions = self.audience.dismiss()
         self._wake()
         safely(self._table.ended, self, idle=attempt is None)
         if self._table.cooldowns.quotas or self.waits.since is not None:
@@ -838,9 +745,7 @@ class Session:
         for subscription in subscriptions:
             safely(self._table.unwatch, subscription.ref, self)
             safely(subscription.finish, last, at_once=at_once)
-        self._subscriptions = tuple(
-            s for s in subscriptions if not s.closed
-        )  # for whom something is buffered
+        self.audience.linger(subscriptions)
         _log.info(
             "stream_ended",
             stream_id=self.stream_id,
@@ -855,102 +760,6 @@ class Session:
 
     def _wake(self) -> None:
         """Let the stream's thread go on where it waits for room."""
-        parked, self._parked = self._parked, None
-        if parked is not None:
-            if (
-                self.current is not None
-            ):  # the server was not listened to; the timer may ring before the thread runs
-                self.current.heard_at = self.clock.monotonic()
-            parked.release()
-
-    # -- the clock's thread ------------------------------------------------------------------------------------------
-
-    def _due(self) -> float | None:
-        """Return when the next thing that a timer has to do can be due."""
-        moments: list[float] = []
-        options = self.options
-        if options.deadline is not None:
-            moments.append(self.started_mono + options.deadline)
-        if self._keep_until is not None:
-            moments.append(self._keep_until)
-        attempt = self.current
-        if self._parked is not None:
-            moments += [
-                s.stalled_since + s.flow.stall_timeout for s in self._pausing if s.stalled_since is not None
-            ]
-        elif attempt is not None and attempt.connected:
-            moments.append(attempt.heard_at + self._patience(attempt))
-            if attempt.error is not None:
-                moments[-1] += _HUNG_AFTER
-            elif not attempt.hop:
-                # Once an event has come, less silence is allowed: looking again by then saves setting a timer at it.
-                moments.append(self.clock.monotonic() + options.idle_timeout)
-        return min(moments, default=None)
-
-    def _patience(self, attempt: Attempt) -> float:
-        return self.options.idle_timeout if attempt.hop else self.options.first_event_timeout
-
-    def _arm(self) -> None:
-        """Set the timer where something can be due before it rings."""
-        due = None if self.ended else self._due()
-        if due is None or (self._timer is not None and self._timer_due <= due):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = self.clock.call_later(max(0.0, due - self.clock.monotonic()), self._ring)
-
-    def _ring(self) -> None:
-        interrupted: Attempt | None = None
-        late: GeminiStreamsError | None = None
-        hung: pykka.ActorRef[Any] | None = None
-        with self.lock:
-            self._timer = None
-            if self.ended:
-                return
-            now = self.clock.monotonic()
-            options = self.options
-            attempt = self.current
-            if options.deadline is not None and now >= self.started_mono + options.deadline:
-                late = DeadlineExceededError(f"the stream's deadline of {options.deadline:g} s has passed")
-            elif self._keep_until is not None and now >= self._keep_until:
-                interrupted = self._end_locked(
-                    "stopped", last_message.stopped(self, "requested"), at_once=True
-                )
-            elif self._parked is not None:
-                for subscription in self._pausing:
-                    since = subscription.stalled_since
-                    if since is not None and now >= since + subscription.flow.stall_timeout:
-                        interrupted = self._let_go(subscription) or interrupted
-            elif (
-                attempt is not None
-                and attempt.connected
-                and now >= attempt.heard_at + self._patience(attempt)
-            ):
-                if attempt.error is None:
-                    attempt.error = self._silence(attempt)
-                    interrupted = attempt
-                elif now >= attempt.heard_at + self._patience(attempt) + _HUNG_AFTER:
-                    attempt.connected = False
-                    hung = self.ref
-            if late is None:
-                self._arm()
-        if late is not None:
-            self.fail(late)
-        _end(interrupted)
-        if hung is not None:
-            kill(hung)
-
-    def _silence(self, attempt: Attempt) -> GeminiStreamsError:
-        limit = self._patience(attempt)
-        if attempt.hop:
-            return IdleTimeoutError(f"the server was silent for {limit:g} s (idle_timeout) in the answer")
-        return FirstEventTimeoutError(
-            f"the server sent no event within {limit:g} s (first_event_timeout) of the request"
-        )
-
-
-def _end(attempt: Attempt | None) -> None:
-    """Close the connection of an attempt whose time is over; it may be waiting for it. Never blocks."""
-    if attempt is not None and attempt.exchange is not None:
-        attempt.exchange.interrupt()
+        if self.audience.wake() and self.current is not None:
+            # The server was not listened to meanwhile; the timer may ring before the stream's thread runs.
+            self.current.heard_at = self.clock.monotonic()
