@@ -221,6 +221,7 @@ class Cell:
         "max_buffered",
         "monitors",
         "name",
+        "owner_decides",
         "reason",
         "ref",
         "registered",
@@ -255,6 +256,8 @@ class Cell:
         self.shutdown = shutdown
         self.crash_on = crash_on
         self.clock = clock
+        self.owner_decides = False
+        """Its supervisor's owner decides about its ends (`ChildSpec.backoff` is a function) and reports them itself."""
         self.max_buffered = max_buffered
         self.interruptible = has_interrupt(actor_class)
         self.lock = threading.Lock()
@@ -597,7 +600,11 @@ class Cell:
             self.finish(reason)
             if is_abnormal(reason) and incarnation.final is None and not incarnation.abandoned:
                 report(
-                    self.supervisor.ref, "child_terminated", reason, offender={"id": None, "ref": str(self)}
+                    self.supervisor.ref,
+                    "child_terminated",
+                    reason,
+                    offender={"id": None, "ref": str(self)},
+                    error=not self.owner_decides,
                 )
 
     def allowance(self) -> float | None:

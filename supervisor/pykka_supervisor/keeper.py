@@ -330,6 +330,7 @@ class BaseSupervisor(SupervisedActor):
         )
         if spec.name is not None:
             names.claim(spec.name, cell)
+        cell.owner_decides = callable(spec.backoff)
         return cell
 
     def _sibling(self, child_id: str) -> pykka.ActorRef[Any]:

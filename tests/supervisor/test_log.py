@@ -320,3 +320,21 @@ def test_a_crash_in_the_moment_of_the_end_is_an_error_unless_the_owner_decides_a
         stopping.get(timeout=5)
     told = [record for record in keeps.records if "context='shutdown_error'" in record.getMessage()]
     assert [record.levelno for record in told] == [level]
+
+
+@pytest.mark.parametrize(("backoff", "level"), [(None, logging.ERROR), (lambda _: GIVE_UP, logging.INFO)])
+def test_a_crash_that_a_dead_supervisor_cannot_be_told_is_an_error_unless_the_owner_decides(
+    backoff: Any, level: int
+) -> None:
+    tree = DynamicSupervisor.start()
+    keeps = Keeps()
+    with handling(keeps, logging.INFO):
+        ref = tree.start_child(ChildSpec(Worker, backoff=backoff))
+        tree.actor_inbox.close()  # as it stands between a supervisor's death and the end of its children
+        ref.tell(crash)
+        eventually(lambda: not ref.is_alive())
+        kill(tree)
+        assert tree.join(5)
+    said = [record for record in keeps.records if "context='child_terminated'" in record.getMessage()]
+    told = [record for record in said if "Worker" in record.getMessage()]  # not the killed supervisor's own
+    assert [record.levelno for record in told] == [level]
