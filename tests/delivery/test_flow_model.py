@@ -698,6 +698,19 @@ class Delivery(RuleBasedStateMachine):
             assert more <= 1, "who does not read is told of gap after gap"
 
     @invariant()
+    def the_fields_follow_the_status(self) -> None:
+        if not hasattr(self, "session"):
+            return
+        session = self.session
+        assert (session.audience.told is not None) == session.ended
+        if session.status not in ("starting", "active"):
+            assert session.current is None
+        if session.ended:
+            assert session.audience.parked is None
+        elif session.audience.all:
+            assert session._watchdog.keep_until is None
+
+    @invariant()
     def a_stream_waits_for_somebody(self) -> None:
         if not hasattr(self, "session") or self.parked is None or self.parked.released:
             return

@@ -6,7 +6,7 @@ The rules:
   is still buffered.
 - The stream's thread waits for room (`room`) while a subscriber that pauses is full. A subscriber that drains, leaves
   or is let go takes itself off the count of those that hold the stream; the last of them wakes it (`go_on`, `wake`).
-- A look at the room is made twice: credit that came before a full subscription asked for it (`starve`) calls nobody.
+- A look at the room is made twice: credit that came before a full subscription asked for it (`starve`) wakes no thread.
 
 The session's lock is held in every method. Each tuple is replaced and never changed, so a thread without the lock
 reads one that was right a moment ago:

@@ -1,9 +1,9 @@
 """An inbox of an application's own kind, made one that never blocks and never raises.
 
-A subscriber's inbox can be any object: its `put` may block, raise, or do whatever an application has written. So it
-is called by a thread of that subscription's own, outside every lock, one message after another. It holds up its own
-subscription, which takes its stream along where that pauses for it, and nothing else. What it raises means that the
-subscriber is gone.
+A subscriber's inbox can be any object: its `put` may block, raise, or run any code of an application's. So a thread of
+that subscription's own calls it, outside every lock, one message after another. A `put` that blocks holds up its own
+subscription, and the stream where that pauses for it, and nothing else. A `put` that raises means that the subscriber
+is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CarriedInbox", "never_blocks"]
 
 
 def never_blocks(inbox: Any) -> bool:
-    """Whether this is an inbox into which anybody may put: it runs no code of an application's."""
+    """Whether any thread may put into this inbox: a put runs no code of an application's."""
     return (
         isinstance(inbox, Mailbox)
         or type(inbox) in (queue.Queue, queue.SimpleQueue)
@@ -67,7 +67,7 @@ class CarriedInbox:
         if not isinstance(inbox, queue.Queue) or type(inbox).put is not queue.Queue.put:
             inbox.put(envelope)
             return
-        # A bounded queue of another order: what is on its way is bounded already, and its actor may have died.
+        # A bounded queue of another order: the window bounds it already, and its actor may have died.
         with inbox.mutex:
             inbox._put(envelope)  # noqa: SLF001 - the hook for queues of another order
             inbox.unfinished_tasks += 1

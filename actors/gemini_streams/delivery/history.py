@@ -1,12 +1,12 @@
-"""What of a stream can be replayed, and from where on what somebody has seen is void. Pure.
+"""Which events of a stream can be replayed, and from where on the events that a subscriber has seen are void. Pure.
 
-The rules (contract, section 8):
+The rules:
 
 - Kept are the latest events as their JSON came; `limit` bounds what they cost in memory, but for a constant.
   `limit=0` keeps nothing and costs nothing.
-- A restart at `resume_at` voids what lies at or behind that number, in the history and with whoever saw it.
-- Who comes back with the last event seen is told of the void first, if part of that is void, and is given what
-  follows what stands.
+- A restart at `resume_at` voids the events at or behind that number, in the history and at each subscriber.
+- A subscriber that comes back with the last event it saw is told of the void first, if it saw any of that. Then it is
+  given the events that follow the last one that stands.
 
 A `bytes` object of its own costs 50 bytes beside what it holds, so events are kept in blocks: the JSON of many in one
 object, and a table of their sizes with one, two or four bytes for each, or none where all are of one size. Only the
@@ -276,7 +276,7 @@ class History:
     def missed(
         self, after: Place, attempt: int, next_sequence: int, begun: int
     ) -> tuple[int | None, Replay | None]:
-        """Return what somebody has missed: from where on what it saw is void, if it is, and the events to replay.
+        """Return what a subscriber has missed: from where on the events it saw are void, if any are, and the replay.
 
         `attempt` and `next_sequence`: where the stream is; `begun`: the attempt under which they are replayed. Raises
         `HistoryGoneError`; `InvalidRequestError` for an `after` that lies ahead of the stream.

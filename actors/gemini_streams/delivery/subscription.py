@@ -1,22 +1,32 @@
-"""One subscription: how events reach one subscriber's inbox, and what happens when it does not keep up.
+"""One subscription: how events reach one subscriber's inbox, and what happens when the subscriber does not keep up.
 
 The rules:
 
-- What is on its way to a subscriber, in its inbox or buffered here, stays within `window` events and `max_bytes`
-  bytes, whichever is met first; one event larger than `max_bytes` goes alone.
-- A subscriber gives credit back by handling events (`acknowledge`), in its own thread. Nobody polls.
-- `pause`: a full subscription has no room, and the stream takes no event that does not fit everybody who pauses.
-- `drop_newest`, `drop_oldest`: what does not fit is left out and counted; the `EventsDropped` that tells it stands
-  exactly at the gap. `drop_oldest` keeps half of the window back in a buffer, since what is in an inbox cannot be
-  taken out again. `disconnect`: the subscriber is let go.
-- Control messages need no room, but never overtake what is buffered before them.
+- The events on their way to a subscriber, in its inbox or buffered here, stay within `window` events and within
+  `max_bytes` bytes. One event larger than `max_bytes` goes alone.
+- A subscriber gives credit back by handling events (`acknowledge`), in its own thread. No thread polls.
+- `pause`: a full subscription has no room, and the stream takes no event that does not fit all subscribers that pause.
+- `drop_newest`, `drop_oldest`: an event that does not fit is left out and counted. The `EventsDropped` that tells it
+  stands exactly at the gap. `drop_oldest` keeps half of the window back in a buffer, since an event in an inbox cannot
+  be taken out again.
+- `disconnect`: the session lets the subscriber go.
+- Control messages need no room, but never overtake an event that is buffered before them.
+- Nothing here blocks: a thread of its own puts into an inbox that might (`carried`).
+- A subscriber whose inbox is closed, or raises, is gone: its subscription closes, and the session lets it leave.
 
-Everything here but `acknowledge` runs with the session's lock held, in whichever thread holds it: the stream's, the
-subscriber's (when credit lets the buffer flow), the supervisor's. Nothing here blocks: an inbox that might is put into
-by a thread of its own (`carried`). A subscriber whose inbox is closed, or raises, is gone: its subscription closes, and
-the session lets it leave.
+The backlog (`backlog`) holds what waits. `batches` says which messages are put and how they are acknowledged, `inbox`
+how they are put.
 
-What waits stands in `backlog`; `batches` says what is put and how it is acknowledged, `inbox` how it is put.
+The threads: the subscriber's thread calls `acknowledge`, without a lock. Everything else runs with the session's lock
+held, in the thread that holds it: the stream's, the subscriber's (when credit empties the backlog), the supervisor's,
+the manager's, the clock's. A position is a count of all events, or of their bytes, that were ever sent.
+
+    field                             written by                              may be read without the lock by
+    ref, urn, flow, pausing           no thread: they never change            any thread
+    _acked, _acked_bytes              the subscriber's thread, without lock   any thread: credit only grows
+    _sent, _sent_bytes, starving      a thread with the lock                  the subscriber's, in `acknowledge`
+    closed                            a thread with the lock                  the manager's: it only becomes true
+    all others                        a thread with the lock                  no thread
 """
 
 from __future__ import annotations
@@ -42,14 +52,14 @@ from pykka_supervisor.mailbox import Envelope
 __all__ = ["NO_LIMIT", "LastMessageOf", "Owner", "Subscription", "common_room"]
 
 NO_LIMIT = 1 << 62
-"""Events or bytes that fit where nobody limits them."""
+"""Events or bytes that fit where no subscriber limits them."""
 
 LastMessageOf = Callable[["Subscription"], LastMessage]
-"""Makes a subscription's last message when it is put: what it counts is known only then."""
+"""Makes a subscription's last message when it is put: its count of events is known only then."""
 
 
 class Owner(Protocol):
-    """What a subscription needs of its session."""
+    """A session, as far as one of its subscriptions is concerned."""
 
     stream_id: str
     tag: Any
@@ -69,7 +79,7 @@ class Owner(Protocol):
 
 
 def common_room(subscriptions: Iterable[Subscription], size: int) -> tuple[list[Subscription], int, int]:
-    """Return who of these has no room for an event of so many bytes, and how many events and bytes fit all of them.
+    """Return which of these have no room for an event of so many bytes, and how many events and bytes fit all of them.
 
     One pass without a call for each of them: it is made for every read. With the session's lock held.
     """
@@ -217,8 +227,8 @@ class Subscription:
             return not self.closed
         sizes = sizes[fits:]
         policy, backlog = self.flow.overflow, self.backlog
-        # Those who pause have joined just now: only what fits all of them is taken off the socket. And nobody is
-        # called slow, or loses anything, for as long as a window of new events fits behind a replay.
+        # A subscriber that pauses has joined just now: only events that fit all of those are taken off the socket.
+        # And no subscriber is called slow, or loses events, while a window of new events fits behind its replay.
         keeps = policy == "pause" or (
             self.replaying
             and backlog.count - backlog.replay_count + len(rest) <= self.flow.window
@@ -339,7 +349,7 @@ class Subscription:
         while waiting:
             sequence, count, size, item = waiting[0]
             if isinstance(item, int):
-                # A gap is told with what comes next. Or who does not read would be told of one gap after another.
+                # A gap is told with the entry behind it. Else a subscriber that does not read is told gap after gap.
                 if len(waiting) > 1:
                     _, following, size, behind = waiting[1]
                     if isinstance(behind, Replay):

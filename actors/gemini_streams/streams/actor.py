@@ -1,10 +1,12 @@
 """StreamActor: one attempt at one session, in a thread of its own.
 
-It opens the connection, has the answer's events given to the session (`pump`), and ends: in order when the answer is
-complete or somebody has ended the stream, with an error of ours otherwise. It does not retry: its supervisor decides
-what follows (`recovery`).
+The rules:
 
-While it waits for the server it handles no message. `interrupt()`, called by whoever stops or kills it, wakes it.
+- The actor opens the connection, has the answer's events given to the session (`pump`), and ends. It ends in order
+  when the answer is complete or the stream has been ended; else with an error of ours.
+- The actor does not retry: its supervisor decides what follows (`supervisor`).
+- While the actor waits for the server it handles no message. The thread that stops or kills it calls `interrupt`, which
+  wakes it.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ class StreamActor(SupervisedActor):
         self._attempt: Attempt | None = None
         self._awaited: _Run | None = None
         self._interrupted = False
-        session.ref = self.actor_ref  # before there is a thread: whoever has an event can find the actor
+        session.ref = (
+            self.actor_ref
+        )  # before there is a thread: a subscriber that has an event can find the actor
 
     def on_start(self) -> None:
         """Begin as soon as the start is over: a start that waited for the server would hold the supervisor up."""
@@ -107,7 +111,7 @@ class StreamActor(SupervisedActor):
         verdict = verdict_on(failed, session)
         if not session.ended:
             raise AttemptFailed(failed, verdict=verdict)
-        if not self.retired:  # somebody has ended the stream meanwhile, and nothing has to be decided
+        if not self.retired:  # the stream has been ended meanwhile, and nothing has to be decided
             self.stop()
 
     def _has_to_wait(self, run: _Run) -> bool:
@@ -149,15 +153,17 @@ class StreamActor(SupervisedActor):
             self.stop()
 
     def interrupt(self) -> None:
-        """Wake the attempt from whatever it waits for. In the thread of whoever stops or kills this actor."""
+        """Wake the attempt from any wait. The thread that stops or kills this actor calls it."""
         self._interrupted = True
         attempt = self._attempt
         if attempt is not None:
             self._session.interrupt(attempt)
 
     def on_stop(self) -> None:
-        """Tell the subscribers, where somebody has stopped just this actor in order."""
-        if not self.shut_down:  # or its supervisor ends it, and whoever ended that knows why
+        """Tell the subscribers, where just this actor was stopped in order."""
+        if (
+            not self.shut_down
+        ):  # else its supervisor ends it, and the thread that ended that one tells the subscribers why
             self._session.stop("requested")
 
     # --

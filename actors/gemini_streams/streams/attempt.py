@@ -4,7 +4,7 @@
 fields are written with the session's lock held, but for `exchange` and `interrupted`:
 
     field             written by                                        may be read without the lock by
-    number            nobody: it never changes                          any thread
+    number            no thread: it never changes                       any thread
     exchange          the stream's thread                               any thread that hangs up
     interrupted       the thread that stops or kills the actor          the stream's thread
     error             the clock's thread; cleared by the stream's       the stream's thread

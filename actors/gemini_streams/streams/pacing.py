@@ -2,7 +2,7 @@
 
 A stream's thread needs half a millisecond of the interpreter until its request is out. Started faster than that, a
 thousand of them stand in line for the interpreter lock, and each wakes at every switch interval (5 ms) only to ask
-for it again: the core is full of wake-ups, and nobody gets on.
+for it again: the core is full of wake-ups, and no stream gets on.
 
 The rules:
 

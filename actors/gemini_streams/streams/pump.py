@@ -2,15 +2,15 @@
 
 The rules:
 
-- The stream's own thread does it (`run`) as long as there is something to do, and wherever something has to be waited
-  for but the server: room at a subscriber above all.
-- When there is nothing to do but wait for the server, the shared reader's thread does it (`receive`, `turn`), and
-  gives back at the first thing that is out of the ordinary: the end, a failure, a subscriber who is full, a server that
-  sends much at once. What it found stands here, and `run` goes on from it.
+- The stream's own thread moves the answer (`run`) while there is something to move. It also makes every wait but the
+  one for the server: the wait for room at a subscriber above all.
+- While there is nothing to do but wait for the server, the shared reader's thread moves it (`receive`, `turn`). That
+  thread gives the pump back at the first thing out of the ordinary: the end, a failure, a full subscriber, a server
+  that sends much at once. What the reader found stands here, and `run` goes on from there.
 - So at any time one thread uses a pump, its decoder and its exchange.
-- A failure is raised behind what came before it: that is delivered first.
+- The events that came before a failure are delivered before it is raised.
 - A break (the connection lost, silence) is none where the answer was whole before it. Where an error of the server's
-  stands before it, half in an event or in none, that is what the answer failed of.
+  stands before the break, half in an event or in none, the answer failed of that error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["Pump"]
 _MUCH = 8192
 """Bytes of a read behind which a server surely has more to send at once: waking a thread for it is no waste."""
 _MANY = 8
-"""From so many subscribers on, one large batch is worth a look at the socket; below, it only ages the objects."""
+"""With this many subscribers it pays to check the socket again and send one larger batch; with fewer it only delays."""
 
 
 class Pump:
@@ -146,10 +146,10 @@ class Pump:
         self._failure = error
         self._exchange.close()
 
-    # -- whoever has it
+    # -- the thread that uses the pump
 
     def _fits(self) -> bool:
-        """Whether all events that have been decoded surely fit everybody who pauses."""
+        """Whether all events that have been decoded surely fit all subscribers that pause."""
         attempt, decoder = self._attempt, self._decoder
         return decoder.waiting <= attempt.free and decoder.waiting_size <= attempt.free_bytes
 
@@ -200,7 +200,7 @@ class Pump:
             return False
         return attempt.free > 0 and attempt.free_bytes > 0 and len(data) < _MUCH and not exchange.whole
 
-    # -- whoever has it
+    # -- the thread that uses the pump
 
     def _deliver(self, payloads: list[bytes]) -> None:
         events, kept, broken = _events_of(self._session, self._attempt, payloads)

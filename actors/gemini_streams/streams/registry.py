@@ -1,11 +1,11 @@
-"""The table of all streams of one manager's tree: names, slots, who watches whom, counters.
+"""The table of all streams of one manager's tree: names, slots, the subscribers that are watched, counters.
 
 The rules:
 
 - The table outlives the manager and the supervisor: neither of them has books of its own, so neither's death loses
   anything.
-- A slot is held from the moment a stream is launched until it ends, whichever way; what waits for one is launched
-  in the order of asking.
+- A stream holds a slot from its launch to its end, whichever end that is. Streams that wait for a slot are launched in
+  the order of asking.
 - An ended stream stays visible for `linger` seconds.
 - Each subscriber is watched once, however many streams it subscribes to.
 
@@ -106,7 +106,7 @@ class Sessions:
         self.supervisor: pykka.ActorRef[Any] | None = None
         """Of the streams; it says so itself when it starts."""
         self.root: pykka.ActorRef[Any] | None = None
-        """The top of the tree, once somebody watches it."""
+        """The top of the tree, once the supervisor of the streams has it watched."""
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._waiting: OrderedDict[str, Session] = OrderedDict()
@@ -221,7 +221,7 @@ class Sessions:
                 self._forget(session)
 
     def _pass_on(self, session: Session) -> Session | None:
-        """Free a stream's slot; returns who has it now."""
+        """Free a stream's slot; returns the stream that has it now."""
         if not session.slot:
             return None
         session.slot = False
@@ -265,7 +265,7 @@ class Sessions:
             self._past_events += session.events_count
 
     def forget_all(self) -> None:
-        """Drop what lingers: the tree has ended, and nobody can ask any more. Started again, it begins anew."""
+        """Drop the streams that linger: the tree has ended, and nothing can be asked of it. It may begin anew."""
         with self._lock:
             timer, self._linger_timer = self._linger_timer, None
             lingering, self._lingering = self._lingering, deque()
@@ -283,7 +283,7 @@ class Sessions:
         count = 0
         for session in sorted(
             self.all(), key=lambda session: session.slot
-        ):  # or those who wait would get the slots
+        ):  # or the streams that wait would get the slots
             ended = safely(session.stop, reason) if isinstance(reason, str) else safely(session.fail, reason)
             count += bool(ended)
         return count

@@ -1,21 +1,41 @@
-"""What outlives an attempt: one stream's subscriptions, numbers, history, checkpoint and end.
+"""One stream over all its attempts: its numbers, history, checkpoint and end.
 
 The rules:
 
-- An attempt is one incarnation of the stream's actor. What it knows dies with it; what must survive stands here.
+- An attempt is one incarnation of the stream's actor. Its own fields die with it; the stream's stand here.
 - Everything is changed with `lock` held, and `lock` is only ever held for a moment: nothing under it blocks or
   calls an application's code. It may take the table's lock, a clock's or an inbox's inside; never the other way.
 - Only the present attempt may deliver: `current` is compared at each step, so that a late thread of a retired
   attempt finds the door shut (`Retired`).
-- A stream ends once. Whoever ends it (its attempt, the supervisor, the manager, a timer) puts the last message of
-  every subscriber in the same moment, after the slot has been freed. Nothing keeps the end from being complete: where
-  one step of it raises, that is logged, and the next step is taken.
+- A stream ends once. The thread that ends it (the stream's, the supervisor's, the manager's, the clock's) puts the last
+  message of every subscriber in the same moment, after the slot has been freed. Nothing keeps the end from being
+  complete: a step that raises is logged, and the next step is taken.
 - The subscribers and the waiting for room stand in `audience`, the one timer in `watchdog`, an attempt's own fields in
   `attempt`.
 
-Who calls what: the manager's thread subscribes, stops and looks; the stream's thread begins, waits for room, delivers
-and completes; the supervisor's thread says what follows a failure; a subscriber's thread gives credit; the clock's
-thread rings.
+The threads: the manager's thread subscribes, stops and looks. The stream's thread begins, waits for room, delivers and
+completes; the shared reader's thread delivers for it. The supervisor's thread says what follows a failure. A
+subscriber's thread gives credit. The clock's thread rings. `status` has the table of the states.
+
+Every field is written with the lock held, but for those marked *:
+
+    field                              written by                                may be read without the lock by
+    stream_id, run, tag, model,
+      options, target, clock, patient  no thread: they never change              any thread
+    slot *                             a thread with the table's lock            the manager's, the supervisor's
+    ref *                              the supervisor's, before the attempt      any thread
+    started_at, started_mono           the thread that launches the stream       any thread
+    status, error, attempt             the thread that begins, restarts or ends  any thread: right a moment ago
+    current                            the same threads                          the thread that ends it
+    next_sequence                      the pump's thread; the supervisor's       the pump's thread
+    events_count, heard_at             the pump's thread                         any thread: right a moment ago
+    _first_event_at                    the pump's thread                         the stream's thread
+    _resume, _checkpoint               the pump's thread                         the stream's thread
+    _usage, _continuations             the stream's, the supervisor's            the stream's thread
+    undecided, asking *                the supervisor's; the stream's            the other one of the two
+    _silences, _broken, _restart_error the supervisor's; the stream's            no thread
+    _ended_mono                        the thread that ends the stream           any thread
+    _history, _last                    a thread with the lock                    no thread
 """
 
 from __future__ import annotations
@@ -257,8 +277,8 @@ class Session:
     def unsubscribe(self, urn: str, *, gone: bool = False) -> bool:
         """Let a subscriber go without a last message; the last one's leaving ends the stream unless it is kept.
 
-        After the stream's end: one for whom something is still buffered gets nothing more of it. `gone`: it has died.
-        Also called by whichever thread notices that.
+        After the stream's end a subscriber for which something is still buffered gets none of that. `gone`: the
+        subscriber has died; the thread that notices the death calls this.
         """
         with self.lock:
             subscription = self.audience.find(urn)
@@ -385,7 +405,7 @@ class Session:
             self.waits.answered()
 
     def room(self, attempt: Attempt, size: int) -> tuple[int, int]:
-        """Return how many events and bytes may be delivered now; waits while somebody who pauses is full.
+        """Return how many events and bytes may be delivered now; waits while a subscriber that pauses is full.
 
         `size`: bytes of the next event where it is known, else 0. Raises `Retired`.
         """
@@ -411,7 +431,7 @@ class Session:
     def deliver_now(self, attempt: Attempt, events: list[StreamEvent], payloads: list[bytes]) -> bool:
         """Do the same where nothing in it can take time, for the shared reader; else `False`, and nothing is done.
 
-        Nothing can where nobody has the lock, and nobody has to be let go.
+        Nothing can where the lock is free and no subscriber has to be let go.
         """
         size = sum(map(len, payloads))
         if not self.lock.acquire(blocking=False):
@@ -554,7 +574,7 @@ class Session:
             if asked:
                 self.waits.keep(wait.delay, counted=wait.counted)
             self._restart(error, attempt, resume_at, wait.delay)
-            if self.status in ENDED:  # nobody has taken the news
+            if self.status in ENDED:  # no subscriber was left to take the news
                 return None
         _log.info(
             "stream_restarting",
@@ -671,7 +691,7 @@ class Session:
         return self._leave(subscription)
 
     def _restarting(self, attempt: int, resume_at: int) -> StreamRestarting:
-        """Tell somebody who was not there of a restart."""
+        """Return the word of a restart for a subscriber that was not there."""
         error = self._restart_error or StreamCrashedError("the stream was restarted meanwhile")
         return StreamRestarting(self.stream_id, attempt, resume_at, 0.0, error, self.tag)
 

@@ -6,9 +6,28 @@
        │        restarting ◄───┘
        └──────────► stopped | error
 
-The rules: every stream begins `queued` (it waits for a slot) or `starting`; `active` means that the server has begun
-to answer; `restarting` lies between two attempts; the three last statuses are final, and a stream in one of them
-holds no slot.
+The rules:
+
+- Every stream begins `queued`; where a slot is free it is launched at once.
+- `active` means that the server has begun to answer; `restarting` lies between two attempts.
+- The last three are final. A stream in one of them holds no slot.
+
+A stream's state is its status and these fields of its session, all written under its lock:
+
+    the stream is              status                    slot  current  parked  told  its timer looks at
+    waiting for a slot         queued                    no    None     None    None  the deadline [1]
+    launched or held back      starting                  yes   None     None    None  the deadline
+    asking the server          starting                  yes   present  None    None  the deadline, silence [2]
+    being answered             active                    yes   present  None    None  the deadline, silence
+    waiting for room           active                    yes   present  a lock  None  the deadline, stalls
+    being asked about [3]      starting, active          yes   None     None    None  the deadline
+    between two attempts       restarting                yes   None     None    None  the deadline
+    ended                      completed, error, stopped no    None     None    a set nothing
+
+[1] Not where the stream is patient: its time begins with its slot. [2] From the moment the request goes out
+(`connected`). [3] The attempt's thread has died, and `undecided` holds its error until the policy has been asked.
+In any state but the last a stream may have no subscriber: then `keep_until` is set, and the timer looks
+at it, too.
 """
 
 from __future__ import annotations

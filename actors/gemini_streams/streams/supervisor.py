@@ -2,7 +2,7 @@
 
 Every kind of failure comes here as the reason for which the stream's actor ended: an error of ours from its attempt,
 a crash, a kill, a thread that could not be started. One loop serves them all: the session asks the retry policy and
-tells the linked subscribers (`Session.failed`), this supervisor waits without blocking anybody and starts the next
+tells the subscribers (`Session.failed`). This supervisor waits without blocking its thread and starts the next
 attempt, as a new incarnation of the same actor. Stream deaths count against their own policy only, never against an
 intensity.
 
@@ -62,7 +62,7 @@ class StreamSupervisor(DynamicSupervisor):
         self._clock = clock
 
     def on_start(self) -> None:
-        """Clear up after a predecessor that died, and see to it that somebody does so when the tree ends."""
+        """Clear up after a predecessor that died, and have the same done when the tree ends."""
         super().on_start()
         self._table.supervisor = self.actor_ref
         self._table.cooldowns = cooldowns.join(self._clock, self._table)
@@ -80,7 +80,7 @@ class StreamSupervisor(DynamicSupervisor):
             )
             told = functools.partial(_tree_ended, self._table, self._connections, self._clock, ending)
             monitor_directly(root, told)
-        self._launch()  # who has waited while there was no supervisor
+        self._launch()  # the streams that waited while there was no supervisor
 
     def on_receive(self, message: Any) -> None:
         """Start or cancel a session's attempts."""
@@ -155,7 +155,7 @@ def _error_of(session: Session, reason: Exit) -> GeminiStreamsError:
 def _tree_ended(
     table: Sessions, connections: Connections, clock: Clock, ending: BeforeEnd, down: Down
 ) -> None:
-    """In the thread of the tree's root, or its supervisor's: nobody else is left to tell the subscribers."""
+    """In the thread of the tree's root, or its supervisor's: no other thread is left to tell the subscribers."""
     table.root = None
     ending.cancel()
     if isinstance(down.reason, Normal | Shutdown):

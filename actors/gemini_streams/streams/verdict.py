@@ -2,7 +2,7 @@
 
 It is called in a stream's own thread, with no lock held: in that of the stream that failed, or of its successor where
 that thread has died. What it raises counts as `None`. After `PATIENCE` seconds that thread is left behind, and the
-supervisor decides without it (`recovery`).
+supervisor decides without it (`supervisor`).
 """
 
 from __future__ import annotations

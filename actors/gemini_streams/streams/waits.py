@@ -77,7 +77,7 @@ class Waits:
             return False
         key, clock = session.quota_key, session.clock
         left = shared.admit(key, session, wake)
-        if session.ended:  # and whoever ended it may have been here before
+        if session.ended:  # and the thread that ended it may have been here before
             shared.done(key, session, answered=False)
             return False
         if left is None:
