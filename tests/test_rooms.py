@@ -125,10 +125,10 @@ def test_pykkas_private_parts_are_where_they_were() -> None:
 
 
 def test_http_is_spoken_in_one_place() -> None:
-    """The endpoint asks requests for the environment's proxies, and the local server is no client."""
+    """The checks of an endpoint ask requests for the environment's proxies, and the local server is no client."""
     allowed = {
         ("connections.py", "*"),
-        ("endpoint.py", "requests.utils.get_environ_proxies"),
+        ("checks.py", "requests.utils.get_environ_proxies"),
     }
     wrong = []
     for path in modules(STREAMS):

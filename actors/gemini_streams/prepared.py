@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, cast
 import pykka
 
 from gemini_streams import refusals
+from gemini_streams.api.checks import model_path
 from gemini_streams.api.chosen import api
-from gemini_streams.api.endpoint import Target, model_path
+from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Request
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 from gemini_streams.messages import StartStream

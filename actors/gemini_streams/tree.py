@@ -16,8 +16,8 @@ from typing import Any
 
 import pykka
 
+from gemini_streams.api.checks import model_path
 from gemini_streams.api.chosen import api
-from gemini_streams.api.endpoint import model_path
 from gemini_streams.errors import MissingCredentialsError
 from gemini_streams.http.connections import Connections
 from gemini_streams.options import ManagerOptions, Settings

@@ -314,14 +314,13 @@ class _TLSPool(_OurPool, urllib3.HTTPSConnectionPool):
 class _Route:
     """Where requests of one target and URL go: all that is the same for each of them."""
 
-    __slots__ = ("headers", "path", "pool", "proxies", "target", "url", "verify")
+    __slots__ = ("path", "pool", "proxies", "target", "url", "verify")
 
     def __init__(self, target: Target, url: str) -> None:
         self.target = target
         self.url = url
-        self.headers = target.headers()
         self.verify = target.verify
-        self.proxies = target.proxies
+        self.proxies: Any = target.proxies  # secrets, revealed where the route's pool is made
         self.pool: Any = None
         self.path = ""
 
@@ -333,7 +332,7 @@ class _Request:
         self.route = route
         self.method = method
         self.url = route.url
-        self.headers = {**route.headers, "Content-Length": str(len(body))}
+        self.headers = {**route.target.headers(), "Content-Length": str(len(body))}
         self.body = body
 
 
@@ -392,10 +391,11 @@ class _Adapter(requests.adapters.HTTPAdapter):
         if route.pool is None:
             whole = requests.PreparedRequest()
             whole.method, whole.url = request.method, request.url
-            pool = super().get_connection_with_tls_context(whole, verify, proxies, cert)
+            plain = {scheme: url.reveal() for scheme, url in proxies.items()}
+            pool = super().get_connection_with_tls_context(whole, verify, plain, cert)
             # By the pool's scheme: to a proxy over TLS the server's may be plain HTTP, and the proxy is to be verified.
             super().cert_verify(pool, f"{pool.scheme}://", verify, cert)  # type: ignore[no-untyped-call]
-            route.path = super().request_url(whole, proxies)
+            route.path = super().request_url(whole, plain)
             route.pool = pool
         return route.pool
 

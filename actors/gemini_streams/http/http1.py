@@ -22,6 +22,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from gemini_streams.api.secret import Secret
+
 __all__ = ["MOST_BYTES", "MOST_HEADERS", "Head", "HeadError", "HeadReader", "parse_head", "request_head"]
 
 MOST_BYTES = 65536
@@ -64,7 +66,7 @@ class Head(NamedTuple):
     """The content codings in the order in which the server applied them, in lower case; `identity` left out."""
 
 
-def request_head(method: str, path: str, host: str, headers: Mapping[str, str]) -> bytes | None:
+def request_head(method: str, path: str, host: str, headers: Mapping[str, str | Secret]) -> bytes | None:
     """Return a request's head, its blank line included; `None` where something in it is not fit to be sent.
 
     `host` is the Host header's value where `headers` has none.
@@ -79,7 +81,7 @@ def request_head(method: str, path: str, host: str, headers: Mapping[str, str]) 
     for name, value in headers.items():
         if _NAME_TO_SEND.fullmatch(name) is None:
             return None
-        parts += ("\r\n", name, ": ", value)  # joined, not formatted: a secret shows itself in no other way
+        parts += ("\r\n", name, ": ", value.reveal() if isinstance(value, Secret) else value)
     parts.append("\r\n\r\n")
     try:
         head = "".join(parts).encode("latin-1")

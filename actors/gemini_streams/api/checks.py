@@ -1,0 +1,253 @@
+"""Checks of what an endpoint is made of: URLs, versions, model names, headers, proxies, certificates. Pure.
+
+The rules:
+
+- What cannot be right is `InvalidRequestError`, and its text says what to give instead.
+- No error, and no local variable of the code that raises it, holds a secret.
+- A model name or base URL that could lead the request to another path is refused, not escaped.
+- A key travels over TLS or to this machine. Anything else has to be asked for (`allow_plain_http`).
+- Proxies and certificate bundles of the environment are found as requests finds them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+from requests.utils import get_environ_proxies
+
+from gemini_streams.api.secret import Pairs, Secret
+from gemini_streams.errors import InvalidRequestError
+
+__all__ = [
+    "API_VERSION",
+    "DEFAULT_BASE_URL",
+    "Environment",
+    "checked_base",
+    "checked_headers",
+    "checked_proxies",
+    "checked_verify",
+    "checked_version",
+    "is_loopback",
+    "model_path",
+    "normal_url",
+    "refuse_plain_http",
+    "shown_url",
+]
+
+DEFAULT_BASE_URL = "https://generativelanguage.googleapis.com"
+API_VERSION = "v1beta"
+
+_MODEL = re.compile(r"(?:(?:models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._~@+-]{0,199}")
+_VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?")
+_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_FIELD_VALUE = re.compile(r"[\x21-\x7e\xa0-\xff](?:[\t\x20-\x7e\xa0-\xff]*[\x21-\x7e\xa0-\xff])?|")
+_OWN_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-goog-api-key",
+    }
+)
+"""Headers whose meaning the stream depends on: not the user's to set."""
+
+
+class Environment:
+    """The environment's variables; their values are not shown."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.get = variables.get
+
+    def __repr__(self) -> str:
+        return "<environment>"
+
+
+def model_path(model: object) -> str:
+    """`models/…` or `tunedModels/…` for a model's name; `InvalidRequestError` where it can be none."""
+    if not isinstance(model, str) or not _MODEL.fullmatch(model) or ".." in model:
+        shown = repr(model[:60]) if isinstance(model, str) else type(model).__name__
+        raise InvalidRequestError(
+            f"{shown} is no model name: give one like 'gemini-flash-latest', 'models/gemini-flash-latest' or"
+            " 'tunedModels/my-model' (letters, digits, '.', '-' and '_')"
+        )
+    name = str.__str__(model)  # no subclass: it becomes a key under locks
+    return name if "/" in name else f"models/{name}"
+
+
+def checked_base(given: object, env: Environment) -> SplitResult:
+    """Return the base URL of the argument, of the environment, or Google's."""
+    where, text = "base_url", given
+    if given is None:
+        where, text = "GOOGLE_GEMINI_BASE_URL", env.get("GOOGLE_GEMINI_BASE_URL") or DEFAULT_BASE_URL
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"base_url must be a string, not {type(text).__name__}")
+    hint = f"give {where} like {DEFAULT_BASE_URL!r}"
+    url = _split(text)
+    if url is None:
+        raise InvalidRequestError(f"{where} is no URL: {hint}")
+    if "@" in url.netloc:
+        raise InvalidRequestError(f"{where} holds a user name or password, which would be logged: {hint}")
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise InvalidRequestError(f"{where} {shown_url(text)!r} has no scheme or no host: {hint}")
+    if "?" in text or "#" in text:
+        raise InvalidRequestError(f"{where} {shown_url(text)!r} has a query or a fragment: {hint}")
+    if not (_HOST.fullmatch(url.hostname) or _ip(url.hostname)) or len(url.hostname) > 253:
+        raise InvalidRequestError(f"{where} {shown_url(text)!r} has a host that cannot be one: {hint}")
+    if not _PATH.fullmatch(url.path) or ".." in url.path or "//" in url.path:
+        raise InvalidRequestError(f"{where} {shown_url(text)!r} has a path that cannot be right: {hint}")
+    return url
+
+
+def checked_version(given: object, base: SplitResult, env: Environment) -> str:
+    """Return the API's version, `""` where the base URL ends in one."""
+    where, version = "api_version", given
+    in_base = _VERSION.fullmatch(base.path.rstrip("/").rpartition("/")[2])
+    if given is None:
+        if in_base:
+            return ""
+        where, version = "GOOGLE_GENAI_API_VERSION", env.get("GOOGLE_GENAI_API_VERSION") or API_VERSION
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        shown = repr(version[:30]) if isinstance(version, str) else type(version).__name__
+        raise InvalidRequestError(f"{where} must be a version like 'v1beta' or 'v1', not {shown}")
+    if in_base and version != in_base[0]:
+        raise InvalidRequestError(
+            f"api_version is {version!r}, and the base URL ends in {in_base[0]!r}: give one of the two"
+        )
+    return "" if in_base else version
+
+
+def _split(text: str) -> SplitResult | None:
+    """Return a URL's parts; `None` where it is none. `urlsplit` itself drops control characters."""
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        return None
+    try:
+        url = urlsplit(text)
+        if url.port == 0:
+            return None
+    except ValueError:
+        return None
+    return url
+
+
+def normal_url(url: SplitResult) -> str:
+    """Return a base URL as equal ones are spelt: its host in small letters, no slash at its end."""
+    return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
+
+
+def shown_url(text: object) -> str:
+    """Return a URL for people: without user, password, query and fragment. A word alone may be a misplaced key."""
+    if not isinstance(text, str):
+        return type(text).__name__
+    if re.search(r"[.:/]", text) is None:
+        return "***" if text else ""
+    return re.sub(r"^([^/]*//)?[^/]*@", r"\1", re.split(r"[?#]", text, maxsplit=1)[0])[:200]
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to `host` stays on this machine."""
+    address = _ip(host)
+    if address is not None:
+        return address.is_loopback
+    name = host.lower().rstrip(".")
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def refuse_plain_http(base: SplitResult, proxies: Pairs, *, allowed: bool) -> None:
+    """Refuse to send a key unencrypted to another machine, unless that was asked for."""
+    if base.scheme != "http" or allowed:
+        return
+    host = base.hostname or ""
+    away = "The host is not this machine"
+    if is_loopback(host):
+        if all(is_loopback(urlsplit(url.reveal()).hostname or "") for _, url in proxies):
+            return
+        away = "The proxy is not this machine"
+    raise InvalidRequestError(
+        f"the key would travel unencrypted to {base.hostname!r}. {away}: use https, or pass"
+        " Gemini(allow_plain_http=True) if the network between is yours"
+    )
+
+
+def checked_headers(headers: Pairs | str | None) -> Pairs:
+    """Return an application's own headers; refuse those that a request cannot carry."""
+    if headers is None:
+        return ()
+    if isinstance(headers, str):
+        raise InvalidRequestError(f"headers must be a dict of names and values, not {headers}")
+    seen: set[str] = set()
+    for name, value in headers:
+        if not _is_str(name) or not _TOKEN.fullmatch(name):
+            raise InvalidRequestError("headers: a name holds characters that a header's name cannot have")
+        low = name.lower()
+        if low in _OWN_HEADERS:
+            instead = "pass Gemini(api_key=...)" if low == "x-goog-api-key" else "leave it out"
+            raise InvalidRequestError(f"headers: {name} is set by the stream itself; {instead}")
+        if low in seen:
+            raise InvalidRequestError(f"headers: {name} is given twice")
+        if not _is_str(value.reveal()):
+            raise InvalidRequestError(f"headers: {name} must be a string")
+        if not value.matches(_FIELD_VALUE):
+            raise InvalidRequestError(
+                f"headers: the value of {name} holds characters that no header can carry (a line end, a"
+                " control character, a space at either end, or one outside Latin-1)"
+            )
+        seen.add(low)
+    return headers
+
+
+def checked_proxies(proxies: Pairs | str | None, base: SplitResult) -> Pairs:
+    """Return the proxies that hold for a base URL: the argument's, or the environment's."""
+    hint = "proxies must map schemes to URLs, like {'https': 'http://proxy:3128'}"
+    if isinstance(proxies, str):
+        raise InvalidRequestError(f"{hint}, not {proxies}")
+    if proxies is None:
+        # A proxy that the environment names for the world is not meant for this machine's own addresses.
+        if is_loopback(base.hostname or ""):
+            return ()
+        found = get_environ_proxies(normal_url(base))
+        return tuple(sorted((scheme, Secret(url)) for scheme, url in found.items() if scheme != "no"))
+    for scheme, url in proxies:
+        if not _is_str(scheme) or not _is_proxy(url):
+            raise InvalidRequestError(hint)
+    return proxies
+
+
+def _is_proxy(url: Secret) -> bool:
+    parts = _split(url.reveal()) if _is_str(url.reveal()) else None
+    return parts is not None and bool(parts.hostname)
+
+
+def checked_verify(verify: object, env: Environment) -> bool | str:
+    """Return what requests takes as `verify`. A path is not looked at."""
+    if not isinstance(verify, bool | str) or verify == "":
+        raise InvalidRequestError(
+            f"verify must be True, False or the path of a certificate bundle, not {type(verify).__name__}"
+        )
+    if verify is True:
+        return env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or True
+    return verify
+
+
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
