@@ -14,7 +14,7 @@ from .log import flush
 from .proxy import SupervisedProxy
 
 if TYPE_CHECKING:
-    from .incarnation import Cell
+    from .incarnation import Cell, Incarnation
     from .mailbox import Mailbox
 
 __all__ = ["SupervisedRef", "kill", "root_of", "supervisor_of"]
@@ -138,7 +138,11 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         flush(allowed if until is None else max(0.0, min(allowed, until - time.monotonic())))
 
     def request_stop(self) -> pykka.Future[bool]:
-        """Queue a stop and interrupt the actor; the future resolves when its thread has ended."""
+        """Queue a stop and interrupt the actor; the future resolves when its thread has ended.
+
+        Asked in a last hook, the future does not wait for an actor that is in its own last hook and is to be restarted:
+        the stop is then its successor's to handle.
+        """
         cell = self._cell
         if cell.home.forked:
             raise forks.refusal(self)
@@ -153,6 +157,8 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
                 incarnation.interrupt()
 
         def stopped(timeout: float | None) -> bool:
+            if _in_last_hook(current_incarnation()) and _will_be_replaced(incarnation):
+                return True  # two that stop each other there would wait for ever
             deadline = None if timeout is None else time.monotonic() + timeout
             try:
                 asked.get(timeout=timeout)
@@ -227,6 +233,16 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         future = cast("pykka.Future[bool]", _pykka.create_future(self.actor_class))
         future.set_get_hook(stopped)
         return future
+
+
+def _in_last_hook(incarnation: Incarnation | None) -> bool:
+    """Whether it runs `on_stop` or `on_failure`, or is about to."""
+    return incarnation is not None and incarnation.for_good is not None and incarnation.reason is None
+
+
+def _will_be_replaced(incarnation: Incarnation | None) -> bool:
+    """Whether it is in its last hook and a supervisor starts a successor."""
+    return _in_last_hook(incarnation) and incarnation is not None and not incarnation.for_good
 
 
 def _is_below(cell: Cell | None, root: Cell) -> bool:

@@ -255,6 +255,26 @@ def test_actors_that_stop_each_other_in_on_stop_do() -> None:
     stop_each_other()
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_actors_that_are_to_be_restarted_may_stop_each_other_in_on_stop(count: int) -> None:
+    """One alone stops itself there. The stops that nobody waits for are the successors' to handle."""
+    tree = Supervisor.start(
+        [ChildSpec(StopsAnother, id=str(number)) for number in range(count)], max_restarts=1000
+    )
+    refs: list[Any] = [info.ref for info in tree.which_children()]
+    answers: list[bool] = []
+    for ref, other in zip(refs, [*refs[1:], refs[0]], strict=True):
+        ref.proxy().other = other
+        ref.proxy().answers = answers
+    for ref in refs:
+        assert ref.proxy().other.get(timeout=30) is not None
+    assert refs[0].stop(timeout=30) is True
+    for ref in refs:
+        assert ref.proxy().other.get(timeout=30) is None  # a successor
+    assert answers == [True] * count
+    assert tree.stop(timeout=30) is True
+
+
 class AsksItsParent(SupervisedActor):
     def __init__(self, parent: Any, answers: list[Any]) -> None:
         super().__init__()
