@@ -29,8 +29,9 @@ from gemini_streams.errors import (
     StreamTruncatedError,
     UnexpectedResponseError,
 )
-from gemini_streams.http.connections import Connections, Interrupted
+from gemini_streams.http.connections import Connections
 from gemini_streams.http.exchange import Exchange
+from gemini_streams.http.failures import Interrupted
 from gemini_streams.streams.attempt import Attempt, Retired
 from gemini_streams.streams.pump import Pump
 from gemini_streams.streams.session import Session

@@ -28,8 +28,8 @@ from gemini_streams.errors import (
     IdleTimeoutError,
     StreamTruncatedError,
 )
-from gemini_streams.http.connections import Interrupted
 from gemini_streams.http.exchange import Exchange
+from gemini_streams.http.failures import Interrupted
 from gemini_streams.http.reader import Reader
 from gemini_streams.http.sse import Decoder
 from gemini_streams.messages import StreamEvent
