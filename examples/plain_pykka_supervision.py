@@ -31,7 +31,7 @@ class Feed(pykka.ThreadingActor):
         return self.asked
 
     def fall_over(self) -> None:
-        """Raise where nobody waits for the answer: that ends a Pykka actor."""
+        """Raise, in answer to a `tell`: that ends a Pykka actor."""
         raise ConnectionError("the feed has gone away")
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack, overload
 import pykka
 
 from gemini_streams.errors import GeminiStreamsError
-from gemini_streams.iterate.reading import BUSY, Item, Reader, Reading, joining, starting
+from gemini_streams.iterate.reading import BUSY, SILENCE, Item, Reader, Reading, joining, starting
 from gemini_streams.messages import StartStream, Subscribe
 from gemini_streams.options import After, FlowControl, StreamOptions
 from pykka_supervisor.mailbox import Envelope
@@ -142,7 +142,7 @@ class AsyncInbox:
         """Wait for a message; raises `TimeoutError`."""
         while True:
             if self._items and time.monotonic() - self._paused_at > _LONGEST_RUN:
-                # There may always be something: a loop over this alone would let no other task run.
+                # Messages may always wait: a loop that only reads them would let no other task run.
                 await asyncio.sleep(0)
                 self._paused_at = time.monotonic()
             with self._lock:
@@ -219,7 +219,7 @@ class _AnswerLater:
     def _say(self, tell: Callable[[], None], unwanted: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(lambda: unwanted() if self._future.done() else tell())
-        except RuntimeError:  # the loop is closed: nobody awaits
+        except RuntimeError:  # the loop is closed: no task awaits it
             unwanted()
 
 
@@ -249,13 +249,19 @@ class AsyncStream(Reading, AsyncIterator[ItemT_co], Generic[ItemT_co]):
         if not self._turn.acquire(blocking=False):
             raise RuntimeError(f"{self!r} {BUSY.format('task', 'afollow')}")
         try:
-            batch = self._batch
-            if batch is not None and not self._quit:  # as `_next` begins, without a call: most events come so
-                for event in batch.rest:
-                    self.answer.add(event)
-                    return event  # type: ignore[return-value]
-            item: ItemT_co = await self._next()
-            return item
+            while True:
+                batch = self._batch
+                if batch is not None and not self._quit:
+                    for event in batch.rest:
+                        self.answer.add(event)
+                        return event  # type: ignore[return-value]
+                    self._acknowledge(batch)
+                message = await self._receive()
+                if message is SILENCE:
+                    return None  # type: ignore[return-value]
+                item: Any = self._take(message)
+                if item is not None:
+                    return item  # type: ignore[no-any-return]
         finally:
             self._turn.release()
 
@@ -278,21 +284,16 @@ class AsyncStream(Reading, AsyncIterator[ItemT_co], Generic[ItemT_co]):
         with contextlib.suppress(pykka.ActorDeadError):
             self._inbox.put(Envelope(_WAKE))
 
-    async def _next(self) -> Any:
+    async def _receive(self) -> Any:
+        """Await a message; `SILENCE` after `heartbeat` seconds. Starts the stream, and raises its failure."""
         await self._start()
-        while not self._over:
-            event = self._next_of_batch()
-            if event is not None:
-                return event
-            try:
-                message = await self._inbox.get(self._heartbeat)
-            except TimeoutError:
-                return None
-            item = self._take(message)
-            if item is not None:
-                return item
-        self._raise_failure()
-        raise StopAsyncIteration
+        if self._over:
+            self._raise_failure()
+            raise StopAsyncIteration
+        try:
+            return await self._inbox.get(self._heartbeat)
+        except TimeoutError:
+            return SILENCE
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()

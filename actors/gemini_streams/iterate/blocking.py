@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack, overload
 import pykka
 
 from gemini_streams.errors import GeminiStreamsError
-from gemini_streams.iterate.reading import BUSY, Item, Reader, Reading, joining, starting
+from gemini_streams.iterate.reading import BUSY, SILENCE, Item, Reader, Reading, joining, starting
 from gemini_streams.messages import StartStream, Subscribe
 from gemini_streams.options import After, FlowControl, StreamOptions
 from pykka_supervisor.mailbox import Envelope
@@ -153,13 +153,19 @@ class Stream(Reading, Iterator[ItemT_co], Generic[ItemT_co]):
         if not self._turn.acquire(blocking=False):
             raise RuntimeError(f"{self!r} {BUSY.format('thread', 'follow')}")
         try:
-            batch = self._batch
-            if batch is not None and not self._quit:  # as `_next` begins, without a call: most events come so
-                for event in batch.rest:
-                    self.answer.add(event)
-                    return event  # type: ignore[return-value]
-            item: ItemT_co = self._next()
-            return item
+            while True:
+                batch = self._batch
+                if batch is not None and not self._quit:
+                    for event in batch.rest:
+                        self.answer.add(event)
+                        return event  # type: ignore[return-value]
+                    self._acknowledge(batch)
+                message = self._receive()
+                if message is SILENCE:
+                    return None  # type: ignore[return-value]
+                item: Any = self._take(message)
+                if item is not None:
+                    return item  # type: ignore[no-any-return]
         finally:
             self._turn.release()
 
@@ -183,22 +189,17 @@ class Stream(Reading, Iterator[ItemT_co], Generic[ItemT_co]):
         super().cancel()
         self._inbox.put(Envelope(_WAKE))
 
-    def _next(self) -> Any:
+    def _receive(self) -> Any:
+        """Wait for a message; `SILENCE` after `heartbeat` seconds. Starts the stream, and raises its failure."""
         self._start()
-        while not self._over:
-            event = self._next_of_batch()
-            if event is not None:
-                return event
-            self._refuse_in_a_child()
-            try:
-                message = self._inbox.get(timeout=self._heartbeat)
-            except queue.Empty:
-                return None
-            item = self._take(message)
-            if item is not None:
-                return item
-        self._raise_failure()
-        raise StopIteration
+        if self._over:
+            self._raise_failure()
+            raise StopIteration
+        self._refuse_in_a_child()
+        try:
+            return self._inbox.get(timeout=self._heartbeat)
+        except queue.Empty:
+            return SILENCE
 
     def _start(self) -> None:
         if self._started or self._over:

@@ -4,10 +4,10 @@ The rules:
 
 - A request is read when fewer than `at_once` streams run and fewer than `at_once` answers wait to be taken.
 - It all goes on while the loop's body runs: answers are folded, and new requests are read and started.
-- A request waits for one of the manager's slots, however many others wait. Its deadline starts with its slot.
-- What fails, and what the manager refuses, is an answer with an `error`. Missing credentials, a manager that has ended
-  and an exception of the iterable are raised, behind the answers that have ended by then.
-- Leaving the loop, and what is raised, stops what runs.
+- A request waits for one of the manager's slots, behind those that came before it. Its deadline starts with its slot.
+- A stream that fails, and a request that the manager refuses, is an answer with an `error`. Missing credentials, a
+  manager that has ended and an exception of the iterable are raised, behind the answers that have ended by then.
+- Leaving the loop stops the streams that run. So does an exception that is raised in it.
 
 `answers()` has two threads of its own: one reads the requests, since an iterable may block for as long as it likes, and
 one folds. `aanswers()` has two tasks on the event loop, and no thread.
@@ -50,7 +50,8 @@ def answers(
 
     A request is contents, or a `StartStream`, which needs no subscriber here. `requests` may be endless: it is read as
     streams end, in a thread of its own. An answer that is not whole has an `error`, also where the manager refused the
-    request. Raises `MissingCredentialsError`, and what the iterable raises. `break`, or `close()`, stops what runs.
+    request. Raises `MissingCredentialsError`, and what the iterable raises. `break` or `close()` stops the
+    streams that run.
     """
     whole("at_once", at_once, 1)
     return _answers(_Threads(manager, iter(_several(requests)), at_once))
@@ -65,7 +66,7 @@ def aanswers(
 
 
 def _several(requests: Any) -> Any:
-    """Refuse what is one request: a string would be taken for one request a character."""
+    """Refuse a single request: a string would be taken for one request a character."""
     if isinstance(requests, str | bytes | dict | StartStream):
         raise InvalidRequestError(
             f"requests are several: give a list of them, not one {type(requests).__name__}"
@@ -127,8 +128,11 @@ class _Run(Reading, Generic[R]):
     def fold(self, message: Any) -> bool:
         """Take a message; whether it was the last."""
         self._take(message)
-        while self._next_of_batch() is not None:
-            pass
+        batch = self._batch
+        if batch is not None:
+            for event in batch.rest:
+                self.answer.add(event)
+            self._acknowledge(batch)
         if self.answer.done:
             self._own_inbox.run = None  # no cycle is left for the garbage collector
         return self.answer.done
@@ -146,7 +150,7 @@ class _Run(Reading, Generic[R]):
 
 
 class _Work(Generic[R]):
-    """What runs and what has ended. Pure; one thread at a time."""
+    """The requests that run and those that have ended. Pure; one thread at a time."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
@@ -193,13 +197,13 @@ class _Work(Generic[R]):
         self._error = self._error or error
 
     def left(self) -> list[_Run[R]]:
-        """Return what runs, for it is to be stopped; nothing of it will end here any more."""
+        """Return the runs that are to be stopped; none of them will end here any more."""
         running = list(self._running)
         self._running.clear()
         return running
 
     def take(self) -> tuple[R, Answer] | None:
-        """Return the next answer that has ended; `None` at the end. Raises what made an end of it."""
+        """Return the next answer that has ended; `None` at the end. Raises the error that ended the work."""
         if self._ended:
             run = self._ended.popleft()
             return run.given, run.answer
@@ -232,7 +236,7 @@ class _Threads(Generic[R]):
             return self._work.take()
 
     def close(self) -> None:
-        """Stop what runs. The garbage collector may call this, anywhere: it waits for no lock."""
+        """Stop the streams that run. The garbage collector may call this, anywhere: it waits for no lock."""
         self._inbox.put((None, _CLOSE))
 
     def _read(self) -> None:
@@ -270,7 +274,7 @@ class _Threads(Generic[R]):
             self._fail(error)
 
     def _fold(self) -> None:
-        """Fold what the streams say, in a thread of its own; the last to go."""
+        """Fold the streams' messages, in a thread of its own, which ends last."""
         while True:
             run, message = self._inbox.get()
             if message is _CLOSE:
@@ -329,7 +333,7 @@ class _Tasks(Generic[R]):
             self._changed()
 
     def close(self) -> None:
-        """Stop what runs."""
+        """Stop the streams that run."""
         self._work.closed = True
         for task in self._tasks:
             task.cancel()

@@ -27,7 +27,7 @@ class Pieces:
         self._given = -1  # the sequence number of the latest event whose text was given
 
     def of(self, item: StreamEvent | StreamRestarting | EventsDropped | None) -> str:
-        """Return the piece of text in an item, `""` where it has none; raises where what was given is no answer."""
+        """Return the item's piece of text, `""` where it has none; raises where the pieces given so far are void."""
         match item:
             case StreamEvent():
                 text = item.text

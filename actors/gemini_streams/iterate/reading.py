@@ -6,8 +6,8 @@ The rules:
 - It gives `StreamEvent`, `StreamRestarting` and `EventsDropped` in the order of the guarantees, and `None` after
   `heartbeat` seconds of silence. It ends with the stream: in order where that completed or `cancel()` ended it, by
   raising the stream's error where it failed, by `StreamEndedError` where it was stopped.
-- Leaving it (by `with`, `close()`, or by dropping it) is unsubscribing: the stream ends if nobody else is subscribed
-  and it has no `keep`. `cancel()` stops the stream for everybody.
+- Leaving it (by `with`, `close()`, or by dropping it) is unsubscribing: the stream ends where it has no other
+  subscriber and no `keep`. `cancel()` stops the stream for all its subscribers.
 - It has no thread and no actor of its own: the stream's thread puts batches into an inbox, and having asked for the
   event behind a batch is the acknowledgement that flow control goes by. A loop that does not ask holds the stream back
   as any slow subscriber does.
@@ -51,11 +51,14 @@ __all__ = ["Item", "Reader", "Reading", "joining", "starting"]
 Item: TypeAlias = StreamEvent | StreamRestarting | EventsDropped
 """What an iterator over a stream gives."""
 
+SILENCE = object()
+"""Stands for no message within `heartbeat` seconds."""
+
 BUSY = "is iterated over in another {} already: give each an iterator of its own, by {}()"
 
 
 class Reader(pykka.Actor):
-    """What subscribes for an iterator: a ref, an inbox and no thread."""
+    """The subscriber of an iterator: a ref and an inbox, without a thread."""
 
     takes_batches: ClassVar[bool] = True
 
@@ -196,23 +199,15 @@ class Reading:
         """Whether nothing more will come: the stream has ended, or was left."""
         return self._left.is_set()
 
-    def _next_of_batch(self) -> StreamEvent | None:
-        """Return the next event of the present batch; acknowledges the batch when it is exhausted."""
-        batch = self._batch
-        if batch is None:
-            return None
-        for event in batch.rest:
-            self.answer.add(event)
-            return event
+    def _acknowledge(self, batch: EventBatch) -> None:
+        """Tell the stream that all events of the present batch are handled."""
         self._batch = None
         batch.subscription.acknowledge(batch.upto, batch.upto_bytes)
-        return None
 
     def _take(self, message: Any) -> Item | None:
-        """Take one message out of the inbox: returns the item it is, `None` for a batch or an end."""
+        """Take one message out of the inbox: returns the item that it is; `None` for a batch or an end."""
         if isinstance(message, EventBatch):
             self._batch = message
-            return self._next_of_batch()
         if isinstance(message, ControlBatch):
             said = message.message
             self.answer.add(said)
@@ -224,7 +219,7 @@ class Reading:
         return None
 
     def _raise_failure(self) -> None:
-        """Raise what the end of the stream has to say, where it is no good one."""
+        """Raise the error of a stream that failed or was stopped; nothing where it completed."""
         result = self.result
         if self._cancelled:
             return
