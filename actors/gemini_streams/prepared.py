@@ -100,9 +100,10 @@ def refused(error: BaseException, message: Any) -> Exception:
 def for_the_asker(error: BaseException, message: Any) -> Exception:
     """Return what the asker is told of an exception that an object in its request raised.
 
-    A `CancelledError` or `SystemExit` would end the asker's task or thread: it gets `InvalidRequestError` in its place.
+    A `CancelledError` or `SystemExit` would end the asker's task or thread, and a `StopIteration` would end its loop in
+    silence: the asker gets `InvalidRequestError` in their place.
     """
-    if isinstance(error, Exception):
+    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
         return error
     return InvalidRequestError(
         f"an object in the {type(message).__name__} raised {type(error).__name__} when it was read"

@@ -19,8 +19,10 @@ from gemini_streams import (
     ConnectionLostError,
     EventsDropped,
     FlowControl,
+    InvalidRequestError,
     MaxStreamsExceededError,
     RetryPolicy,
+    StartStream,
     StreamComplete,
     StreamEndedError,
     StreamError,
@@ -31,7 +33,7 @@ from gemini_streams import (
 )
 from gemini_streams import GeminiStreamsError as AnyError
 from gemini_streams.delivery.batches import ControlBatch
-from gemini_streams.iterate import AsyncStream, Stream, astream, stream
+from gemini_streams.iterate import AsyncStream, Stream, answers, astream, stream
 from gemini_streams.iterate.asynchronous import AsyncInbox
 from gemini_streams.testing import Failure, LocalGemini, Reply
 from kit.helpers import ONCE, eventually
@@ -677,3 +679,31 @@ def test_used_after_its_end(gemini: LocalGemini, manager: StartManager) -> None:
 def test_both_are_what_they_say() -> None:
     assert issubclass(Stream, Iterator)
     assert issubclass(AsyncStream, AsyncIterator)
+
+
+class Exhausted:
+    """An application's object that an iterator's own end escapes from when it is read."""
+
+    def __init__(self, end: type[Exception]) -> None:
+        self.end = end
+
+    def __repr__(self) -> str:
+        raise self.end
+
+
+@pytest.mark.parametrize("end", [StopIteration, StopAsyncIteration])
+def test_an_object_that_raises_the_end_of_an_iteration_ends_no_loop_in_silence(
+    manager: StartManager, end: type[Exception]
+) -> None:
+    ref = manager()
+    bad: Any = Exhausted(end)
+    with pytest.raises(InvalidRequestError, match=end.__name__):
+        list(stream(ref, "why", idle_timeout=bad))
+
+    async def main() -> None:
+        with pytest.raises(InvalidRequestError, match=end.__name__):
+            await anext(astream(ref, "why", idle_timeout=bad))
+
+    asyncio.run(main())
+    [(_, answer)] = answers(ref, [StartStream("why", idle_timeout=bad)])
+    assert isinstance(answer.error, InvalidRequestError)
