@@ -70,6 +70,7 @@ class Answer:
         "_calls",
         "_gaps",
         "_last",
+        "_left",
         "_next",
         "_pieces",
         "_refusal",
@@ -94,6 +95,7 @@ class Answer:
         self._next = 0
         self._last: LastMessage | None = None
         self._refusal: GeminiStreamsError | None = None
+        self._left = False
         self._text = _Joined(_text)
         self._thoughts = _Joined(_thoughts)
 
@@ -104,6 +106,10 @@ class Answer:
         answer._refusal = error
         answer._tag = tag
         return answer
+
+    def leave(self) -> None:
+        """Take note that the stream was left: a last message that has not come by now will not come."""
+        self._left = True
 
     def __repr__(self) -> str:
         state = type(self._last or self._refusal).__name__ if self.done else "running"
@@ -244,13 +250,15 @@ class Answer:
 
     @property
     def error(self) -> GeminiStreamsError | None:
-        """Why the answer is not whole; `None` where it is, and before the last message.
+        """Why the answer is not whole; `None` where it is, and while the stream is being read.
 
         The stream's error where it failed, what the manager refused the request with, `StreamEndedError` where the
-        stream was stopped, and `IncompleteAnswerError` where it completed otherwise than with `STOP`, was blocked,
-        or has something missing.
+        stream was stopped or its iterator was left before the last message, and `IncompleteAnswerError` where it
+        completed otherwise than with `STOP`, was blocked, or has something missing.
         """
         match self._last:
+            case None if self._left:
+                return StreamEndedError("the stream was left before its answer was complete")
             case None:
                 return self._refusal
             case StreamError(error=error):

@@ -17,6 +17,7 @@ from gemini_streams import (
     InvalidRequestError,
     StartStream,
     StreamComplete,
+    StreamEndedError,
     StreamEvent,
     StreamNotFoundError,
     StreamRestarting,
@@ -280,6 +281,36 @@ def test_one_that_follows_leaves_and_can_stop_the_stream(
     next(events)
     events.cancel()
     assert isinstance(last_of(probe), StreamStopped)
+
+
+def test_half_an_answer_has_an_error_when_its_iterator_was_left(
+    gemini: LocalGemini, manager: StartManager
+) -> None:
+    gemini.on("why", Reply("one two", hold_after=1))
+    ref = manager()
+    cancelled = stream(ref, "why")
+    next(cancelled)
+    assert cancelled.answer.error is None  # it is being read
+    cancelled.cancel()
+    assert list(cancelled) == []
+    with pytest.raises(StreamEndedError):
+        cancelled.answer.raise_for_error()
+    with stream(ref, "why") as left:
+        next(left)
+    assert isinstance(left.answer.error, StreamEndedError)
+    assert not left.answer.ok
+
+    async def main() -> None:
+        async with astream(ref, "why") as events:
+            await anext(events)
+        assert isinstance(events.answer.error, StreamEndedError)
+
+    asyncio.run(main())
+    gemini.gate("why").open()
+    with stream(ref, "why") as whole:
+        assert texts(list(whole)) == "one two"
+    assert whole.answer.error is None
+    assert whole.answer.ok
 
 
 # -- requests --------------------------------------------------------------------------------------------------------

@@ -165,6 +165,7 @@ class Reading:
         if threading.Event.is_set(self._left):
             return
         self._quit = True
+        self.answer.leave()
         self._left.set()
         self._say_farewell()
 
