@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -353,5 +354,7 @@ def test_what_is_deeper_than_the_stack_is_an_invalid_request() -> None:
         args = {"a": args}
     call = [{"function_call": {"name": "f", "args": args}}]
     build_request(call)
-    with pytest.raises(InvalidRequestError, match="nested deeper"):
+    # From Python 3.12 on the recursion of C functions is counted apart, and so deep in the stack it is still built.
+    refused = pytest.raises(InvalidRequestError, match="nested deeper")
+    with refused if sys.version_info < (3, 12) else contextlib.nullcontext():
         _at(sys.getrecursionlimit() - 150, lambda: build_request(call))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gemini_streams.testing import LocalGemini, Reply
+from kit.interpreter import needs_late_threads
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_USE_VERTEXAI")
@@ -87,6 +88,7 @@ manager.start_stream("", subscriber=p)
     assert "InvalidRequestError" in done.stderr
 
 
+@needs_late_threads
 def test_a_refusal_that_is_caught_changes_nothing(gemini: LocalGemini) -> None:
     gemini.on("why", Reply("one two"))
     done = run(

@@ -253,7 +253,7 @@ def test_the_options_are_typed_and_help_names_them() -> None:
     }
     told: dict[str, Any] = {}
     for options in (StreamOptions, ManagerOptions):
-        found = re.findall(r"(?m)^ +(\w+) \((.*)\): ", options.__doc__ or "")
+        found = re.findall(r"(?m)^ *(\w+) \((.*)\): ", options.__doc__ or "")
         told |= {name: eval(default, names) for name, default in found}
     assert told == {name: field.default for name, field in fields.items()}
     assert "Unpack[ManagerOptions]" in pydoc.plain(pydoc.render_doc(ManagerActor.start))

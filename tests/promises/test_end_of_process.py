@@ -12,6 +12,7 @@ import time
 import pytest
 
 from gemini_streams.testing import LocalGemini, Reply
+from kit.interpreter import needs_late_threads
 
 PRELUDE = """
 import os, signal, sys, threading, time
@@ -125,6 +126,7 @@ def test_every_subscriber_handles_its_last_message(held: LocalGemini, end: str) 
     assert time.monotonic() - begun < 20
 
 
+@needs_late_threads
 def test_a_plain_actor_keeps_the_process_until_sigterm_gives_it_its_last_message(held: LocalGemini) -> None:
     done = run(
         held.url,
