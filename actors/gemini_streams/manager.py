@@ -1,13 +1,13 @@
-"""ManagerActor: what an application asks for streams.
+"""ManagerActor, the actor that an application asks for streams, and its ref.
 
 The rules:
 
 - The manager keeps no books: streams, names and slots stand in the table (`streams.registry`), which outlives it.
-- No handler waits for a stream, a subscriber or the network, and none reads an application's own objects: what starts a
-  stream was read in the asker's thread (`prepared`).
+- No handler waits for a stream, a subscriber or the network, and none reads an application's own objects: a
+  `StartStream` was read in the asker's thread (`prepared`).
 - No message of any kind ends the manager. A refused `ask` raises in the asker; a refused `tell` is logged as a warning.
 
-`tree` says what the manager stands on.
+`tree` builds the tree that the manager is part of.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         return cast("bool", self.ask(Unsubscribe(stream_id, subscriber), timeout=timeout))
 
     def get_stream_info(self, stream_id: str, *, timeout: float | None = None) -> StreamInfo:
-        """Return what there is to know of a stream."""
+        """Return a `StreamInfo`: status, model, counts, subscribers."""
         return cast("StreamInfo", self.ask(GetStreamInfo(stream_id), timeout=timeout))
 
     def list_streams(self, *, timeout: float | None = None) -> list[str]:
@@ -201,7 +201,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
 
 
 class ManagerActor(SupervisedActor):
-    """Runs many streams at once; see `ManagerRef` for what can be asked of it."""
+    """Runs many streams at once. `ManagerRef` has a method for each of its requests."""
 
     ref_class: ClassVar[type[SupervisedRef[Any]]] = ManagerRef
 
@@ -237,8 +237,8 @@ class ManagerActor(SupervisedActor):
     def start_link(cls, **options: Unpack[ManagerOptions]) -> ManagerRef:
         """Do the same; called in a supervised actor's thread, tie the tree to that actor (`pykka_supervisor.link`).
 
-        The tree then ends in order before the actor's own hooks run, whatever that ends of, and the actor is killed
-        when the tree dies.
+        When the actor ends, the tree ends in order before the actor's own hooks run. When the tree dies, the actor is
+        killed.
         """
         ref = cls.start(**options)
         tree = supervisor_of(ref)

@@ -1,4 +1,4 @@
-"""All that is said between application, manager, streams and subscribers.
+"""The messages between application, manager, streams and subscribers.
 
 Messages are frozen and slotted and match by position, in the order their fields stand here. They are
 `msgspec.Struct`s because one is made for every event: it costs a third of a frozen dataclass.
@@ -153,7 +153,7 @@ class StreamInfo:
     stream_ref: pykka.ActorRef[Any] | None
     model: str
     request: Request
-    """What is sent; `request_body` shows it."""
+    """The request as it is sent; `request_body` decodes it."""
     status: Status
     error: GeminiStreamsError | None
     started_at: float
@@ -251,7 +251,7 @@ class StreamRestarting(msgspec.Struct, frozen=True):
 
     It takes longer where other streams wait for the same quota (see docs/errors.md, "Quotas").
 
-    What was received before `resume_at` stands; what was received from it on is void (0: everything).
+    Events received before `resume_at` stand. Events received from `resume_at` on are void (0: all of them).
     """
 
     stream_id: str
@@ -289,7 +289,7 @@ class StreamComplete(msgspec.Struct, frozen=True):
     first_event_after: float | None
     tag: Any = None
     finish_message: str | None = None
-    """What the service says of the finish reason, in words, where it says anything."""
+    """The service's words about the finish reason, where it sent any."""
 
     @property
     def ok(self) -> bool:

@@ -35,7 +35,7 @@ _watcher: threading.Thread | None = None
 
 
 def note(error: GeminiStreamsError, subscriber: Any) -> None:
-    """Take note, in the manager's thread, of a start that is about to be refused with this error."""
+    """Remember the subscribers of a start that is about to be refused with this error. Any thread may call it."""
     refs = [ref for ref in _several(subscriber) if _keeps_the_program(ref)]
     if not refs or not threading.main_thread().is_alive():
         return

@@ -1,9 +1,9 @@
-"""Checks of what an endpoint is made of: URLs, versions, model names, headers, proxies, certificates. Pure.
+"""Checks of an endpoint's parts: URLs, versions, model names, headers, proxies, certificates. Pure.
 
 The rules:
 
-- What cannot be right is `InvalidRequestError`, and its text says what to give instead.
-- No error, and no local variable of the code that raises it, holds a secret.
+- A value that cannot be right raises `InvalidRequestError`. The error's text says which value to give instead.
+- No error holds a secret, and neither does a local variable of the function that raises it.
 - A model name or base URL that could lead the request to another path is refused, not escaped.
 - A key travels over TLS or to this machine. Anything else has to be asked for (`allow_plain_http`).
 - Proxies and certificate bundles of the environment are found as requests finds them.
@@ -165,7 +165,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to `host` stays on this machine."""
+    """Whether bytes sent to `host` stay on this machine."""
     address = _ip(host)
     if address is not None:
         return address.is_loopback

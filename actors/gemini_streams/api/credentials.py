@@ -1,10 +1,10 @@
-"""What proves to a service whose request it is. Pure.
+"""Credentials: the headers by which a service knows whose request it gets. Pure.
 
 The rules:
 
 - A stream's thread asks the credentials for their headers at each send, a repeated request included. An API key's are
   always the same.
-- A key is checked when it is found: later than that it cannot be wrong in form.
+- `find_key` checks a key's form once, before any request.
 - An argument beats the environment, and `GOOGLE_API_KEY` beats `GEMINI_API_KEY`. Where the environment asks for Vertex
   AI, a key is not taken from there.
 """
@@ -27,7 +27,7 @@ _VERTEX_SWITCHES = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
 
 
 class Credentials(Protocol):
-    """What a request carries for the service to know its tenant. Equal and hashable by value."""
+    """The headers by which a service knows its tenant. Equal and hashable by value."""
 
     @property
     def fingerprint(self) -> str:
@@ -37,7 +37,7 @@ class Credentials(Protocol):
         """Return the headers of the request that is about to be sent."""
 
     def secrets(self) -> Iterable[str]:
-        """Return what must not be shown."""
+        """Return the strings that no error and no log line may show."""
 
 
 class ApiKey:

@@ -1,4 +1,4 @@
-"""Where Gemini is, with whose credentials, and what a request carries besides its body.
+"""Endpoints: where Gemini is, whose credentials a request has, and its headers, proxies and certificates.
 
 The rules:
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class Endpoint(Protocol):
-    """What a stream needs of a service: a value that can be resolved."""
+    """An address of the service, not read and not checked yet; `resolve` makes the `Target` that streams use."""
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> Target:
         """Read the environment (`None`: the process's), check everything and answer where requests go.
@@ -172,7 +172,7 @@ class Gemini:
 
 
 class Target:
-    """A checked endpoint: what a connection needs to know. Immutable; all that is asked of it is cheap."""
+    """A checked endpoint, for streams and connections. Immutable; every method is cheap."""
 
     __slots__ = (
         "_fixed",
@@ -192,7 +192,7 @@ class Target:
     """Scheme, host, port and path, without a slash at the end."""
     host: str
     verify: bool | str
-    """What requests takes as `verify`. A path was not looked at."""
+    """The `verify` of requests. `resolve` has not looked at a path."""
     pool_key: tuple[object, ...]
     """Equal for targets that are reached in the same way: host, certificates, proxies. Holds no plain secret."""
     identity: tuple[str, str]
@@ -251,7 +251,7 @@ class Target:
         return f"{root}/{model_path(model)}"
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
-        """Return what is equal for requests that share a quota: one's 429 is a word to all of them."""
+        """Return a key that is equal for requests that share a quota: a 429 to one of them holds for all."""
         return (*self.identity, model_path(model))
 
     def headers(self) -> dict[str, str | Secret]:

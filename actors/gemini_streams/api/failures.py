@@ -1,4 +1,4 @@
-"""What the server says when it refuses a request or breaks an answer off: bytes in, one `APIError` out.
+"""The server's errors, when it refuses a request or breaks an answer off: bytes in, one `APIError` out. Pure.
 
 The rules (google.rpc's error model, RFC 9110, recorded answers):
 
@@ -7,7 +7,7 @@ The rules (google.rpc's error model, RFC 9110, recorded answers):
   `data:`. A body that is none of that (a proxy's HTML page, an empty one) is still an error: of its status.
 - The HTTP status counts. Only inside a 200 stream the error's own code does.
 - Worth repeating are 408, 429, 500, 502, 503 and 504; not a quota of the day that is spent.
-- `retry_at` is the latest of what `Retry-After` and every `RetryInfo` in the details ask for. What cannot
+- `retry_at` is the latest of the times that `Retry-After` and every `RetryInfo` in the details name. A time that cannot
   be read is left out.
 - An error is bounded in size and has no secret of ours in it, whoever wrote it there: all goes through
   `scrub`, after it was decoded and before it is cut. `cleaned` does that for an error of any kind, as the last thing
@@ -203,7 +203,7 @@ def _api_error(
 
 
 def _bounded(details: list[Any], scrub: Scrub) -> list[Any]:
-    """Return as many of the details, in order, as fit; what a retry depends on has been read before."""
+    """Return as many of the details, in order, as fit. The caller has read the retry's times from them before."""
     kept: list[Any] = []
     room = MAX_DETAILS
     for detail in details:
@@ -273,7 +273,7 @@ def _json(body: bytes) -> Any:
 
 
 def _excerpt(body: bytes, scrub: Scrub) -> str:
-    """Return a line of what a page says, for people."""
+    """Return a line of a page's text, for people."""
     text = body[:65536].decode("utf-8", "replace")
     if re.match(r"\s*<", text):
         title = re.search(r"<title[^>]{0,200}>([^<]{1,500})", text, re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What an API is to the streams: the requests it makes, and the events that answer them. Pure.
+"""An API as the streams see it: the requests that it makes, and the readers of the events that answer them. Pure.
 
 The rules:
 

@@ -1,4 +1,4 @@
-"""Takes our secrets out of a text that somebody else wrote, in whatever encoding they stand there. Pure.
+"""Takes our secrets out of a text that a server or proxy wrote, in any encoding that they have there. Pure.
 
 The rules:
 
@@ -8,7 +8,7 @@ The rules:
 - A part of a secret is found too, where it is 12 characters or longer: texts are cut, by us and by others.
 - A secret of fewer than 8 characters is a test's key, or a bad password, and can be a part of ordinary words. It is
   found as a word of its own only.
-- Of base64 the whole token goes, for what stands before the secret in it is the user's name.
+- Of base64 the whole token is masked: the part before the secret is the user's name.
 
 A text is decoded step by step, and each step remembers from where in the original each of its characters came. What
 is found at any step is masked in the original.
@@ -26,7 +26,7 @@ from urllib.parse import quote
 __all__ = ["MASK", "MOST_WORDS", "Scrubber", "in_words"]
 
 MASK = "[key]"
-"""What stands where a secret stood."""
+"""Stands in the place of a secret."""
 MOST_WORDS = 300
 """Characters of a server's or proxy's words that an error or a log line repeats."""
 

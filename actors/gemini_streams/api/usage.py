@@ -1,4 +1,4 @@
-"""Token counts of several requests that made one answer together, whatever a server puts in their place. Pure."""
+"""Adds up the token counts of several requests that made one answer together. Reads values of any type. Pure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The `config` of a request: what stands beside `generationConfig`, what goes into it, and what is refused. Pure.
+"""The `config` of a request: fields beside `generationConfig`, fields in it, and fields that are refused. Pure.
 
 The rules (google-genai 3.4 is the measure, a test compares the two):
 
-- A config is flat. The fields in `TOP` stand beside `generationConfig`. All others go into it, unknown ones too: what
-  the API would refuse is not guessed at.
+- A config is flat. The fields in `TOP` stand beside `generationConfig`. All others go into it, unknown ones too: the
+  API itself refuses those that it does not know.
 - A field that would be lost without a word is refused (`REFUSED`), and so is a function: nothing here calls one.
 """
 

@@ -115,7 +115,7 @@ def _parts(given: Any, at: str) -> list[dict[str, Any]]:
 
 
 def _node(given: Any, at: str) -> tuple[str, dict[str, Any]]:
-    """Return what stands in a list of contents: `("content", …)` or `("part", …)`."""
+    """Return one item of a list of contents: `("content", …)` or `("part", …)`."""
     if isinstance(given, str):
         return "part", {"text": plain(given, at, Shape.DATA, 0)}
     if isinstance(given, bytes | bytearray | memoryview):

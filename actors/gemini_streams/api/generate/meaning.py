@@ -1,4 +1,4 @@
-"""What the events of one `streamGenerateContent` request mean together. Pure.
+"""Folds the events of one `streamGenerateContent` request: how far the answer is, and how it ended. Pure.
 
 The rules (Google's API reference, recorded streams, and google-genai 3.4 for continuation):
 
@@ -13,7 +13,6 @@ The rules (Google's API reference, recorded streams, and google-genai 3.4 for co
   carried it. `finishReason: CONTINUATION` ends one hop of a longer answer. A `promptFeedback`, or any other
   finishReason, ends the answer for good.
 
-`Meaning` folds the events of one request, and says what the request's end is.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class _Course(enum.Enum):
 
 
 class Meaning:
-    """What the events of one request have said so far. Written by one thread.
+    """The events of one request, folded so far. One thread at a time feeds it.
 
     `room` bounds the bytes of the events that a call in pieces is made of. `before` is the checkpoint that the request
     goes on from. `follows`: continuation tokens are followed.
@@ -111,10 +110,10 @@ class Meaning:
     finish_reason: str | None
     """Candidate 0's last one that was set."""
     finish_message: str | None
-    """What came along with it."""
+    """The words that came with that reason."""
     block_reason: str | None
     prompt_feedback: bool
-    """A promptFeedback was seen: whatever it says, the answer is not continued."""
+    """Whether a promptFeedback was seen. Such an answer does not go on, whatever the feedback says."""
     usage: dict[str, Any] | None
     """The latest usageMetadata."""
     resume: Checkpoint | None
@@ -124,7 +123,7 @@ class Meaning:
     error: dict[str, Any] | None
     """The error object, where an event was an error; for `failures.error_from_event`."""
     broken: GeminiStreamsError | None
-    """What is wrong with the payload behind the last event, where it is none."""
+    """The error of the payload behind the last event, where that payload is no event."""
 
     def __init__(
         self, room: int = 1 << 26, before: Checkpoint | None = None, *, follows: bool = True

@@ -1,4 +1,4 @@
-"""What a server sends in pieces over several events, put together: calls of functions, and halves of characters. Pure.
+"""Puts together what comes in pieces over several events: calls of functions, and halves of characters. Pure.
 
 The rules for a call whose arguments are streamed (`functionCall` with `partialArgs`, `willContinue`; Vertex AI):
 
@@ -11,7 +11,7 @@ The rules for a call whose arguments are streamed (`functionCall` with `partialA
   and what else the pieces' parts had (a thought signature). So a subscriber that joins late has it whole, and so has a
   replay.
   A `STOP` that brings no piece completes the one call that is open.
-- What is no call, and never becomes one, is a fragment: `is_fragment`.
+- A piece that is no call, and never becomes one, is a fragment (`is_fragment`).
 - A path that leads nowhere is a `ValueError`.
 
 The rules for halves of characters (an emoji is two escapes in JSON, and can be cut between them):

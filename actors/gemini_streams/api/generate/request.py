@@ -3,7 +3,7 @@
 The rules:
 
 - `contents`, `config`, `schema` and `values` say how each part is read.
-- Whatever cannot be sent is `InvalidRequestError`, and so is what would be lost without a word.
+- A value that cannot be sent raises `InvalidRequestError`, and so does one that would be lost without a word.
 - The body shares nothing with what it was made from.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["BuiltRequest", "build_request", "encode_body", "with_token"]
 
 
 class BuiltRequest(msgspec.Struct, frozen=True):
-    """What is sent, and the one switch of a config that is not sent."""
+    """The body, and the one switch of a config that is not part of it."""
 
     body: dict[str, Any]
     automatic_continuation: bool = True

@@ -1,4 +1,4 @@
-"""What one event of `streamGenerateContent` says. Every field of it can be missing or of a wrong type.
+"""Reads one event of `streamGenerateContent`. Every field of an event can be missing or of a wrong type. Pure.
 
 The rules (Google's API reference, recorded streams):
 
@@ -7,7 +7,7 @@ The rules (Google's API reference, recorded streams):
 - An event can be an error (`failures.error_of`).
 - `[DONE]`, and an event without anything in it, are no events and no errors.
 
-What the events of a request mean together is `meaning`'s.
+`meaning` reads the events of a request together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _NOT_SET = "_UNSPECIFIED"
-"""What the names of all enum values end with that mean that nothing was said."""
+"""The end of an enum value's name that means: not set."""
 
 _NOTHING: list[dict[str, Any]] = []
 
@@ -49,7 +49,7 @@ def candidate_of(data: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Candidate 0's parts; empty where there are none. What is of a wrong type is left out."""
+    """Candidate 0's parts; empty where there are none. Values of a wrong type are left out."""
     candidate = candidate_of(data)
     return _NOTHING if candidate is None else parts_in(candidate)
 
@@ -64,7 +64,7 @@ def parts_in(candidate: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sound(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a part without what is of a wrong type: who joins the texts must not fail over one."""
+    """Return a part without its fields of a wrong type: a caller that joins the texts must not fail over one."""
     if isinstance(part.get("text", ""), str) and isinstance(part.get("functionCall", part), dict):
         return part
     wrong = {"text": str, "functionCall": dict}

@@ -1,4 +1,4 @@
-"""Any value of a request as JSON: what the keys of a dict are decides how it is read. Pure.
+"""Turns any value of a request into JSON. A dict's place in the request decides how its keys are read. Pure.
 
 The rules (google-genai 3.4 is the measure, a test compares the two):
 
@@ -46,7 +46,7 @@ CALLABLE = (
 
 
 class Shape(enum.Enum):
-    """What the keys of a dict are."""
+    """How the keys of a dict are read."""
 
     MESSAGE = 0
     """Field names: any of the API's messages that is not named below."""
@@ -86,7 +86,7 @@ INNER: dict[Shape, dict[str, Shape]] = {
         "properties": Shape.SCHEMAS,
     },
 }
-"""What a field's value is, where it is not the same as what the field stands in."""
+"""The shape of a field's value, where it is not the shape that the field stands in."""
 
 
 def refuse(at: str, problem: str) -> NoReturn:
@@ -170,7 +170,7 @@ def plain(value: Any, at: str, shape: Shape, depth: int) -> Any:
 
 
 def _dumped(value: Any, at: str) -> Any:
-    """Return what a pydantic object among the data holds."""
+    """Return the fields of a pydantic object among the data."""
     try:
         return value.model_dump(exclude_none=True, warnings=False)
     except Exception as error:  # noqa: BLE001 - the serialisers of an application's own class run here
