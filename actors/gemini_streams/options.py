@@ -14,8 +14,8 @@ import msgspec
 from gemini_streams.api.endpoint import Endpoint, Gemini
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 from pykka_supervisor import Clock
+from pykka_supervisor.clock import SYSTEM_CLOCK, SystemClock
 from pykka_supervisor.testing import TestClock
-from pykka_supervisor.timers import SYSTEM_CLOCK, SystemClock
 
 __all__ = [
     "FROM_START",

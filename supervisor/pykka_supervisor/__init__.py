@@ -14,6 +14,7 @@ if "t" in getattr(_sys, "abiflags", ""):
 
 from .actor import DeferredReply, SupervisedActor
 from .child import ChildSpec, ChildSpecLike
+from .clock import SYSTEM_CLOCK, Clock, SystemClock, Timer
 from .dynamic import DynamicSupervisor, DynamicSupervisorRef
 from .ending import BeforeEnd, before_end
 from .errors import (
@@ -54,7 +55,7 @@ from .process import SignalHandling, stop_on_signals
 from .ref import SupervisedRef, kill, root_of, supervisor_of
 from .siblings import sibling
 from .supervisor import StaticSupervisorRef, Supervisor
-from .timers import SYSTEM_CLOCK, Clock, SystemClock, Timer, cancel_timer, send_after
+from .timers import cancel_timer, send_after
 from .tree import Node, snapshot
 
 __all__ = [

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 import pykka
 
 from . import _pykka
+from .current import current_incarnation
 from .exits import Shutdown, StartFailed
-from .incarnation import Cell, Incarnation, answer, answer_exception, current_incarnation, keep
+from .incarnation import Cell, Incarnation, answer, answer_exception, keep
 from .mailbox import Mailbox
 from .ref import SupervisedRef
 
@@ -230,6 +231,14 @@ class SupervisedActor(pykka.ThreadingActor):
 
     def _start_actor_loop(self) -> None:
         raise TypeError("a supervised actor is started by start(), or by its supervisor")
+
+    @staticmethod
+    def _supervised_has_interrupt(actor_class: type[pykka.ThreadingActor]) -> bool:
+        """Whether a class has an `interrupt()` that is meant for us: a foreign class's own is not."""
+        return (
+            issubclass(actor_class, SupervisedActor)
+            and actor_class.interrupt is not SupervisedActor.interrupt
+        )
 
     def _supervised_wind_down(self) -> None:
         """End what lives only by this actor: a supervisor's children."""

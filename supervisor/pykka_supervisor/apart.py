@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pykka
 
-from .incarnation import current_incarnation
+from .clock import SYSTEM_CLOCK
+from .current import current_incarnation
 from .log import get_logger
 from .ref import SupervisedRef
-from .timers import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

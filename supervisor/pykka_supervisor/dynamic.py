@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from .checks import check_count
 from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
-from .incarnation import KILL_GRACE, Cell, Incarnation, Internal, report
+from .incarnation import KILL_GRACE, Cell, Incarnation, Internal
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .monitor import link, refuse_outside_an_actor
 from .policy import GIVE_UP, Intensity
 from .ref import SupervisedRef
+from .report import report
 
 if TYPE_CHECKING:
     import pykka
 
+    from .clock import Clock
     from .exits import Exit
-    from .timers import Clock
 
 __all__ = ["DynamicSupervisor", "DynamicSupervisorRef"]
 

@@ -48,6 +48,8 @@ from pykka import messages
 
 from . import _pykka, forks, names
 from ._pykka import Envelope
+from .clock import SYSTEM_CLOCK, Clock, Timer
+from .current import CURRENT
 from .errors import ActorKilledError, IgnoreStart, StartError
 from .exits import (
     Abandoned,
@@ -63,7 +65,7 @@ from .exits import (
 from .log import contain, get_logger
 from .mailbox import PARKED, Mailbox, Receiver
 from .policy import RestartType, wants_restart
-from .timers import SYSTEM_CLOCK, Clock, Timer
+from .report import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
     from .monitor import MonitorRef
     from .ref import SupervisedRef
 
-__all__ = ["Cell", "Incarnation", "Internal", "current_incarnation", "leaked_threads", "report"]
+__all__ = ["Cell", "Incarnation", "Internal", "leaked_threads"]
 
 _log = get_logger("pykka_supervisor")
 
@@ -84,11 +86,6 @@ KILL_GRACE: Final = 0.1
 """Seconds that a thread gets to return after its incarnation has outlasted its `shutdown`."""
 
 
-class _Current(threading.local):
-    incarnation: Incarnation | None = None
-
-
-_current = _Current()
 _numbers = itertools.count()
 _leaked: set[Incarnation] = set()
 _ending: set[Cell] = set()
@@ -101,11 +98,6 @@ def keep(actor: SupervisedActor, name: str, value: object) -> None:
     on, and every `self.x` of every handler costs twice as much.
     """
     object.__setattr__(actor, name, value)
-
-
-def current_incarnation() -> Incarnation | None:
-    """Tell in which supervised actor's thread this is called; None for any other thread."""
-    return _current.incarnation
 
 
 def leaked_threads() -> list[str]:
@@ -121,27 +113,6 @@ def ending_roots() -> list[Cell]:
 def leaked_in(cell: Cell) -> int:
     """Count the abandoned threads of this actor that still run."""
     return sum(incarnation.cell is cell for incarnation in tuple(_leaked))
-
-
-def report(
-    supervisor: object,
-    context: str,
-    reason: object,
-    *,
-    offender: Mapping[str, Any],
-    error: bool = True,
-) -> None:
-    """One structured line in the form of OTP's supervisor reports."""
-    fields: dict[str, Any] = {
-        "supervisor": str(supervisor) if supervisor is not None else None,
-        "context": context,
-        "reason": reason,
-        "offender": dict(offender),
-    }
-    trace = getattr(reason, "trace", "")
-    if trace:
-        fields["trace"] = trace
-    (_log.error if error else _log.info)("supervisor_report", **fields)
 
 
 class Internal:
@@ -259,7 +230,7 @@ class Cell:
         self.owner_decides = False
         """Its supervisor's owner decides about its ends (`ChildSpec.backoff` is a function) and reports them itself."""
         self.max_buffered = max_buffered
-        self.interruptible = has_interrupt(actor_class)
+        self.interruptible = run_class._supervised_has_interrupt(actor_class)  # noqa: SLF001
         self.lock = threading.Lock()
         self.home = forks.here()
         self.urn = uuid.uuid4().urn
@@ -796,14 +767,14 @@ class Incarnation(Receiver):
 
     def be_born(self) -> SupervisedActor:
         """Make the instance. Raises what `__init__` raises, and StartError where that left Pykka's out."""
-        before, _current.incarnation = _current.incarnation, self
+        before, CURRENT.incarnation = CURRENT.incarnation, self
         try:
             actor = self._make()
         except BaseException:
             self._wind_down(None)
             raise
         finally:
-            _current.incarnation = before
+            CURRENT.incarnation = before
         self.born = True
         self.actor = actor
         if self.interrupted:
@@ -830,7 +801,7 @@ class Incarnation(Receiver):
     # -- in its own thread
 
     def _run(self) -> None:
-        _current.incarnation = self
+        CURRENT.incarnation = self
         reason: Exit = Killed()
         try:
             reason = self._live()
@@ -844,7 +815,7 @@ class Incarnation(Receiver):
                     self.cell.ended(self, reason)
             finally:
                 self.open_gate()
-                _current.incarnation = None
+                CURRENT.incarnation = None
 
     def _live(self) -> Exit:
         actor = self._start()
@@ -1072,16 +1043,9 @@ def fail(reply_to: pykka.Future[Any], error: Exception) -> None:
     answer_exception(reply_to, (type(error), error, None))
 
 
-def has_interrupt(actor_class: type[pykka.ThreadingActor]) -> bool:
-    """Whether a class has an `interrupt()` that is meant for us: a foreign class's own is not."""
-    from .actor import SupervisedActor  # noqa: PLC0415
-
-    return issubclass(actor_class, SupervisedActor) and actor_class.interrupt is not SupervisedActor.interrupt
-
-
 def reset_after_fork() -> None:
     """In a forked child: the thread that forked is no actor's any more, and no thread is left behind here."""
-    forking, _current.incarnation = _current.incarnation, None
+    forking, CURRENT.incarnation = CURRENT.incarnation, None
     if forking is not None:
         # Should its handler return here, then it takes no message and calls no hook: all that is the parent's.
         forking.retired = forking.abandoned = True

@@ -25,19 +25,20 @@ from ._pykka import Envelope, new_stop
 from .actor import SupervisedActor, supervised_class
 from .checks import check_text
 from .child import ChildSpec, ChildSpecLike
+from .clock import Clock
 from .errors import IgnoreStart, InvalidSpecError, StartError, StartTimeoutError
 from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
-from .incarnation import KILL_GRACE, Awaited, Cell, Incarnation, Internal, report
+from .incarnation import KILL_GRACE, Awaited, Cell, Incarnation, Internal
 from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
+from .report import report
 from .siblings import SiblingRestartingError
-from .timers import Clock
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable
 
-    from .timers import Timer
+    from .clock import Timer
 
 __all__ = ["EXCEEDED", "BaseSupervisor", "Child", "ChildCounts", "ChildInfo", "SupervisorRef"]
 

@@ -17,11 +17,12 @@ import pykka
 
 from . import _pykka, forks
 from .apart import call_apart, serves_others, tell_apart
+from .clock import SYSTEM_CLOCK, Timer
+from .current import current_incarnation
 from .exits import GAVE_UP, Exit, Gone, Killed, NoProc, is_abnormal
-from .incarnation import Cell, Incarnation, current_incarnation
+from .incarnation import Cell, Incarnation
 from .log import get_logger
 from .ref import SupervisedRef
-from .timers import SYSTEM_CLOCK, Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,8 @@ import pykka
 
 from . import _pykka, forks
 from ._pykka import Envelope
-from .incarnation import DEFAULT_SHUTDOWN, current_incarnation
+from .current import current_incarnation
+from .incarnation import DEFAULT_SHUTDOWN
 from .log import flush
 from .proxy import SupervisedProxy
 

@@ -23,11 +23,12 @@ from .errors import (
     StartError,
 )
 from .exits import GAVE_UP, Exit, Shutdown, StartFailed
-from .incarnation import Cell, Incarnation, Internal, report
+from .incarnation import Cell, Incarnation, Internal
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .monitor import link, refuse_outside_an_actor
 from .planner import Strategy, plan_restart
 from .policy import GIVE_UP, Intensity, RestartType
+from .report import report
 from .siblings import SiblingRestartingError
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
     import pykka
 
+    from .clock import Clock
     from .ref import SupervisedRef
-    from .timers import Clock
 
 __all__ = ["AutoShutdown", "StaticSupervisorRef", "Supervisor"]
 

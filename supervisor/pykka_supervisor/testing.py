@@ -10,9 +10,9 @@ import weakref
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .actor import SupervisedActor
+from .clock import Timer, due_at
 from .log import flush
 from .ref import SupervisedRef, kill
-from .timers import Timer, due_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 from gemini_streams.api.endpoint import Target
-from pykka_supervisor.timers import SYSTEM_CLOCK
+from pykka_supervisor.clock import SYSTEM_CLOCK
 
 __all__ = ["Launched", "Launches"]
 

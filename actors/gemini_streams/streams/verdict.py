@@ -11,7 +11,7 @@ from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.streams.session import Session
 from gemini_streams.traces import trace_of
 from pykka_supervisor import Abandoned
-from pykka_supervisor.incarnation import current_incarnation
+from pykka_supervisor.current import current_incarnation
 from pykka_supervisor.log import get_logger
 
 __all__ = ["PATIENCE", "verdict_on"]
