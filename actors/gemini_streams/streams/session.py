@@ -30,10 +30,9 @@ Every field is written with the lock held, but for those marked *:
     next_sequence                      the pump's thread; the supervisor's       the pump's thread
     events_count, heard_at             the pump's thread                         any thread: right a moment ago
     _first_event_at                    the pump's thread                         the stream's thread
-    _resume, _checkpoint               the pump's thread                         the stream's thread
-    _usage, _continuations             the stream's, the supervisor's            the stream's thread
+    _progress                          the pump's thread; the supervisor's       the stream's, `resume` alone
     undecided, asking *                the supervisor's; the stream's            the other one of the two
-    _silences, _broken, _restart_error the supervisor's; the stream's            no thread
+    _broken, _restart_error            the supervisor's; the stream's            no thread
     _ended_mono                        the thread that ends the stream           any thread
     _history, _last                    a thread with the lock                    no thread
 """
@@ -50,18 +49,15 @@ import pykka
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.json_values import decode
 from gemini_streams.api.protocol import Call, Events, Request, ResumePoint
-from gemini_streams.api.usage import add_usage
 from gemini_streams.delivery.audience import Audience
 from gemini_streams.delivery.history import ALL_KEPT, History
 from gemini_streams.delivery.subscription import LastMessageOf, Subscription, common_room
 from gemini_streams.errors import (
     APIError,
-    FirstEventTimeoutError,
     GeminiStreamsError,
     SlowSubscriberError,
     StreamCrashedError,
     StreamEndedError,
-    StreamTruncatedError,
 )
 from gemini_streams.messages import (
     LastMessage,
@@ -75,6 +71,7 @@ from gemini_streams.safely import safely
 from gemini_streams.streams import last_message
 from gemini_streams.streams.attempt import Attempt, Retired, hang_up
 from gemini_streams.streams.pacing import Launches
+from gemini_streams.streams.progress import Progress
 from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
 from gemini_streams.streams.status import ENDED, follow
@@ -115,18 +112,14 @@ class Session:
 
     __slots__ = (
         "_broken",
-        "_checkpoint",
-        "_continuations",
         "_ended_mono",
         "_first_event_at",
         "_history",
         "_last",
+        "_progress",
         "_request",
         "_restart_error",
-        "_resume",
-        "_silences",
         "_table",
-        "_usage",
         "_watchdog",
         "asking",
         "attempt",
@@ -192,12 +185,8 @@ class Session:
         self.current: Attempt | None = None
         self.events_count = 0
         self.next_sequence = 0
-        self._resume: ResumePoint | None = None
-        self._checkpoint = 0  # the sequence number at which the answer goes on from _resume
-        self._usage: dict[str, Any] | None = None  # of the requests before the present one that stand
+        self._progress = Progress()
         self._restart_error: GeminiStreamsError | None = None
-        self._silences = 0
-        self._continuations = 0
         self._broken: Attempt | None = None  # retired, and not decided on yet
         self.undecided: GeminiStreamsError | None = None
         """What an attempt died of that the policy's `retryable` has to be asked about, in a thread that lives."""
@@ -357,9 +346,7 @@ class Session:
         Never raises: the last messages hold it.
         """
         now = self.current.meaning.usage if self.current is not None else None
-        if self._usage is None:
-            return now
-        return self._usage if now is None else safely(add_usage, self._usage, now) or now
+        return self._progress.usage(now)
 
     # -- the stream's thread -----------------------------------------------------------------------------------------
 
@@ -380,11 +367,11 @@ class Session:
     @property
     def resume(self) -> ResumePoint | None:
         """Where the answer can go on: what the latest events have shown."""
-        return self._resume
+        return self._progress.resume
 
     def call(self) -> Call:
         """Return the next call: for the answer, or for what is left of it."""
-        return self._request.call(self.target, self.model, self._resume)
+        return self._request.call(self.target, self.model, self._progress.resume)
 
     def connected(self, attempt: Attempt) -> None:
         """Take note that the request is about to be sent: from here on the server's silence counts."""
@@ -466,8 +453,7 @@ class Session:
         self._history.remember(first, payloads)
         meaning = attempt.meaning
         if meaning.resume is not None:
-            self._resume = meaning.resume
-            self._checkpoint = self.next_sequence - (attempt.hop - meaning.resume_index)
+            self._progress.reached(meaning.resume, self.next_sequence - (attempt.hop - meaning.resume_index))
         interrupted = None
         for subscription in slow:
             interrupted = self.let_go(subscription) or interrupted
@@ -491,17 +477,9 @@ class Session:
 
         Raises `Retired`, or `StreamTruncatedError` where the stream's policy allows no more of them.
         """
-        most = self.options.retry.max_continuations
         with self.lock:
             self._check(attempt)
-            if self._continuations >= most:
-                raise StreamTruncatedError(
-                    f"the answer stopped with CONTINUATION after {most} requests that went on with it"
-                    " (max_continuations)",
-                    retryable=False,
-                )
-            self._continuations += 1
-            self._usage = self.usage()
+            self._progress.go_on(self.options.retry.max_continuations, self.usage())
             attempt.meaning = self._meaning()
             attempt.hop = 0
             attempt.exchange = None
@@ -542,15 +520,15 @@ class Session:
                 return None
             attempt, self.current, self._broken = self.current or self._broken, None, None
             error = self._cause(error, attempt)
-            self._silences += isinstance(error, FirstEventTimeoutError)
-            resume_at = self._checkpoint if self._resume is not None else 0
+            self._progress.failed(error)
+            resume_at = self._progress.resume_at
             asked = max(0.0, error.retry_at - self.clock.time()) if error.retry_at is not None else 0.0
             failed = Failed(
                 error=error,
                 attempt=self.attempt,
                 elapsed=self.duration,
                 voids=self.next_sequence > resume_at,
-                silences=self._silences,
+                silences=self._progress.silences,
                 verdict=verdict,
                 asked=asked,
                 kept=self.waits.kept,
@@ -645,7 +623,7 @@ class Session:
 
     def _meaning(self) -> Events:
         """Return what takes the events of the next request."""
-        return self._request.events(self.options.max_event_bytes, self._resume)
+        return self._request.events(self.options.max_event_bytes, self._progress.resume)
 
     def _check(self, attempt: Attempt) -> None:
         if self.current is not attempt or attempt.interrupted:
@@ -697,10 +675,7 @@ class Session:
 
     def _add_usage(self, attempt: Attempt | None, resume_at: int) -> None:
         """Keep the usage of a broken request whose answer stands in part."""
-        if not resume_at:
-            self._usage = None
-        elif attempt is not None and attempt.meaning.usage is not None:
-            self._usage = safely(add_usage, self._usage, attempt.meaning.usage) or attempt.meaning.usage
+        self._progress.keep(None if attempt is None else attempt.meaning.usage, resume_at)
 
     def _restart(
         self, error: GeminiStreamsError, attempt: Attempt | None, resume_at: int, delay: float
@@ -749,7 +724,7 @@ class Session:
         was, attempts = self.status, self.attempts
         attempt = self.current
         if attempt is not None:
-            self._usage = safely(self.usage)
+            self._progress.used = safely(self.usage)
             self.current = None
         self.status = follow(was, status)
         self.attempt = attempts
