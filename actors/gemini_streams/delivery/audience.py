@@ -139,13 +139,11 @@ class Audience:
         self._holding -= 1
         return self._holding <= 0
 
-    def wake(self) -> bool:
-        """Let the stream's thread go on; whether it waited for room."""
+    def wake(self) -> None:
+        """Let the stream's thread go on where it waits for room."""
         parked, self.parked = self.parked, None
-        if parked is None:
-            return False
-        parked.release()
-        return True
+        if parked is not None:
+            parked.release()
 
     def stalls(self) -> list[float]:
         """Return when each subscription that holds the stream will have held it for too long."""

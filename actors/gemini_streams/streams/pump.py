@@ -83,14 +83,14 @@ class Pump:
                 session.deliver(attempt, events, payloads)
                 continue
             if decoder.waiting:
-                if self._fits() and session.subscribers < _MANY:
+                if self._fits() and session.audience.count < _MANY:
                     self._deliver(decoder.take())
                     continue
                 count, room = session.room(attempt, decoder.next_size)
                 if (
                     count == NO_LIMIT
                     or decoder.waiting >= count
-                    or session.subscribers < _MANY
+                    or session.audience.count < _MANY
                     or self._failure is not None
                     or self._ended
                     or not exchange.has_more()

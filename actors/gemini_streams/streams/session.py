@@ -346,7 +346,7 @@ class Session:
         Never raises: the last messages hold it.
         """
         now = self.current.meaning.usage if self.current is not None else None
-        return self._progress.usage(now)
+        return now if self._progress.used is None else self._progress.usage(now)
 
     # -- the stream's thread -----------------------------------------------------------------------------------------
 
@@ -755,6 +755,9 @@ class Session:
 
     def _wake(self) -> None:
         """Let the stream's thread go on where it waits for room."""
-        if self.audience.wake() and self.current is not None:
+        if self.audience.parked is None:
+            return
+        if self.current is not None:
             # The server was not listened to meanwhile; the timer may ring before the stream's thread runs.
             self.current.heard_at = self.clock.monotonic()
+        self.audience.wake()
