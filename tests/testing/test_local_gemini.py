@@ -97,6 +97,14 @@ def test_chunks_events_finish_reason_usage_and_tokens(gemini: LocalGemini) -> No
     assert ask(gemini, "empty")[2] == b""
 
 
+def test_a_generator_answers_every_request_in_full(gemini: LocalGemini) -> None:
+    gemini.on("count", Reply(f"{number} " for number in range(3)))
+    gemini.on("events", Reply(events=({"candidates": [{"index": index}]} for index in range(2))))
+    for _ in range(2):
+        assert text_of(ask(gemini, "count")[2]) == "0 1 2 "
+        assert len(events(ask(gemini, "events")[2])) == 2
+
+
 def test_a_prompt_nobody_scripted_is_answered_by_sentences_about_it(gemini: LocalGemini) -> None:
     text = text_of(ask(gemini, "Why is the sky blue?")[2])
     assert text.startswith("You asked: Why is the sky blue? That is 5 words.")

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import count
 from typing import Any, Literal
 
 from gemini_streams.testing.records import RequestRecord
@@ -109,6 +111,33 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     segment: int | None = None
     """Write the socket this many bytes at a time, whatever the framing."""
+
+    def __post_init__(self) -> None:
+        """Keep what a generator yields, for the requests behind the first one."""
+        for name in ("text", "events"):
+            given = getattr(self, name)
+            if isinstance(given, Iterator):
+                object.__setattr__(self, name, _Repeatable(given))
+
+
+class _Repeatable:
+    """The items of an iterator, each pulled once and kept: every request gets all of them, in any thread."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source = source
+        self._pulled: list[Any] = []
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in count():
+            if index >= len(self._pulled):
+                with self._lock:
+                    if index >= len(self._pulled):
+                        try:
+                            self._pulled.append(next(self._source))
+                        except StopIteration:
+                            return
+            yield self._pulled[index]
 
 
 @dataclass(frozen=True, slots=True)
