@@ -13,5 +13,6 @@ needs_late_threads = pytest.mark.skipif(
     not STARTS_LATE_THREADS, reason="CPython 3.12.0 and 3.12.1 start no thread once the main thread has ended"
 )
 
-COUNTS_BYTECODES = sys.version_info[:2] != (3, 12)
-"""In CPython 3.12 a trace function sees some bytecodes or none, and the interpreter can crash over it."""
+COUNTS_BYTECODES = sys.version_info < (3, 12)
+"""In CPython 3.12 a trace function sees some bytecodes or none, and the interpreter can crash over it. In 3.13 the
+count of one and the same operation varies by a thousand."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -97,9 +98,13 @@ def stop(actor: Any) -> None:
     actor.stop()
 
 
+_instances = itertools.count(1)
+
+
 def instance(actor: Any) -> int:
-    """A message: which instance are you?"""
-    return id(actor)
+    """A message: which instance are you? Not its `id`, which a later instance may have again."""
+    number: int = vars(actor).setdefault("_number_of_this_instance", next(_instances))
+    return number
 
 
 def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> None:
