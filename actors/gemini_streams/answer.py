@@ -33,6 +33,8 @@ from gemini_streams.messages import (
 
 __all__ = ["Answer"]
 
+_plain_text_of, _usage_of = api.plain_text_of, api.usage_of  # found once: they read every event
+
 Piece: TypeAlias = "str | tuple[dict[str, Any], ...]"
 """What stays of an event: its text, where it has one plain text and nothing more, as most have; else its parts."""
 
@@ -297,13 +299,13 @@ class Answer:
 
     def _read(self, event: StreamEvent) -> None:
         """Keep what an event says, and nothing else of it."""
-        piece: Piece | None = api.plain_text_of(event.data)
+        piece: Piece | None = _plain_text_of(event.data)
         if piece is None:
             piece = self._read_parts(event)
         self._sequences.append(event.sequence)
         self._pieces.append(piece)
         self._next = event.sequence + 1
-        usage = event.usage
+        usage = _usage_of(event.data)
         if usage is not None:
             self._usage = usage
         if self._role is None:
