@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gemini_streams.testing import LocalGemini
 
 PATH = "/v1beta/models/gemini-test:streamGenerateContent?alt=sse"
+SOON = 0.25
+"""Seconds in which what happens at once has happened, on a busy machine."""
 HEADERS = {"x-goog-api-key": "local-key", "content-type": "application/json"}
 
 
