@@ -45,8 +45,8 @@ from .exits import (
     StartFailed,
     is_abnormal,
 )
-from .incarnation import leaked_threads
 from .keeper import ChildCounts, ChildInfo, SupervisorRef
+from .left_behind import leaked_threads
 from .mailbox import Mailbox
 from .monitor import Down, MonitorRef, demonitor, link, monitor
 from .names import whereis

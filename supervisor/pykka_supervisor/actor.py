@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 import pykka
 
 from . import _pykka
+from .cell import Cell
 from .current import current_incarnation
+from .dispatch import answer, answer_exception
 from .exits import Shutdown, StartFailed
-from .incarnation import Cell, Incarnation, answer, answer_exception, keep
+from .incarnation import Incarnation, keep
 from .mailbox import Mailbox
 from .ref import SupervisedRef
 

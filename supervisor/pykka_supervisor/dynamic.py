@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from .cell import Cell
 from .checks import check_count
 from .child import ChildSpec, ChildSpecLike, as_child_spec
+from .dispatch import Internal
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
-from .incarnation import KILL_GRACE, Cell, Incarnation, Internal
+from .incarnation import KILL_GRACE, Incarnation
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .monitor import link, refuse_outside_an_actor
 from .policy import GIVE_UP, Intensity

@@ -23,12 +23,14 @@ import pykka
 from . import names
 from ._pykka import Envelope, new_stop
 from .actor import SupervisedActor, supervised_class
+from .cell import Cell
 from .checks import check_text
 from .child import ChildSpec, ChildSpecLike
 from .clock import Clock
+from .dispatch import Internal
 from .errors import IgnoreStart, InvalidSpecError, StartError, StartTimeoutError
 from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
-from .incarnation import KILL_GRACE, Awaited, Cell, Incarnation, Internal
+from .incarnation import KILL_GRACE, Awaited, Incarnation
 from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
 from .report import report

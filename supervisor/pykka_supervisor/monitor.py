@@ -17,10 +17,11 @@ import pykka
 
 from . import _pykka, forks
 from .apart import call_apart, serves_others, tell_apart
+from .cell import Cell
 from .clock import SYSTEM_CLOCK, Timer
 from .current import current_incarnation
 from .exits import GAVE_UP, Exit, Gone, Killed, NoProc, is_abnormal
-from .incarnation import Cell, Incarnation
+from .incarnation import Incarnation
 from .log import get_logger
 from .ref import SupervisedRef
 

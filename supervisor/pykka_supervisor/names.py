@@ -10,7 +10,7 @@ import pykka
 from .errors import NameTakenError
 
 if TYPE_CHECKING:
-    from .incarnation import Cell
+    from .cell import Cell
     from .ref import SupervisedRef
 
     Ref = TypeVar("Ref", bound=SupervisedRef[Any])

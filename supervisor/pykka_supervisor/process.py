@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pykka
 
-from . import _pykka, ending, forks, incarnation, names
+from . import _pykka, ending, forks, left_behind, names
+from .incarnation import KILL_GRACE
 from .log import get_logger
 from .monitor import reset_after_fork as forget_monitors_after_fork
 from .ref import SupervisedRef
@@ -42,15 +43,15 @@ def end_all_trees() -> None:
         if isinstance(ref, SupervisedRef) and ref._cell.supervisor is None  # noqa: SLF001
     ]
     # One that is in its last hooks is in Pykka's registry no more.
-    for cell in [*reversed(roots), *incarnation.ending_roots()]:
+    for cell in [*reversed(roots), *left_behind.ending_roots()]:
         allowed = cell.allowance()
         try:
-            if cell.ref.end(None if allowed is None else allowed + incarnation.KILL_GRACE):
+            if cell.ref.end(None if allowed is None else allowed + KILL_GRACE):
                 continue
             _log.warning("tree_killed_at_exit", root=str(cell), allowed=allowed)
             cell.kill()
             if cell.incarnation is not None:
-                cell.incarnation.join(incarnation.KILL_GRACE)
+                cell.incarnation.join(KILL_GRACE)
         except Exception as error:  # noqa: BLE001
             _log.error("tree_end_failed", root=str(cell), exc_info=error)
 
@@ -62,7 +63,7 @@ def _after_fork_in_child() -> None:
     names.forget_after_fork()
     ending.forget_after_fork()
     forget_monitors_after_fork()
-    incarnation.reset_after_fork()
+    left_behind.reset_after_fork()
 
 
 atexit.register(end_all_trees)

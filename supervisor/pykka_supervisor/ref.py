@@ -15,7 +15,8 @@ from .log import flush
 from .proxy import SupervisedProxy
 
 if TYPE_CHECKING:
-    from .incarnation import Cell, Incarnation
+    from .cell import Cell
+    from .incarnation import Incarnation
     from .mailbox import Mailbox
 
 __all__ = ["SupervisedRef", "kill", "root_of", "supervisor_of"]

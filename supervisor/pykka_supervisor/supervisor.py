@@ -10,8 +10,10 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
+from .cell import Cell
 from .checks import check_choice
 from .child import ChildSpec, ChildSpecLike, as_child_spec, as_child_specs
+from .dispatch import Internal
 from .errors import (
     AlreadyPresentError,
     AlreadyStartedError,
@@ -23,7 +25,7 @@ from .errors import (
     StartError,
 )
 from .exits import GAVE_UP, Exit, Shutdown, StartFailed
-from .incarnation import Cell, Incarnation, Internal
+from .incarnation import Incarnation
 from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
 from .monitor import link, refuse_outside_an_actor
 from .planner import Strategy, plan_restart

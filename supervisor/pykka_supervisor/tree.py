@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import forks
-from .incarnation import Cell, leaked_in
+from .cell import Cell
 from .keeper import BaseSupervisor, Child
+from .left_behind import leaked_in
 from .ref import SupervisedRef
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from gemini_streams.streams.session import Session
 from gemini_streams.testing import Failure, Reply
 from kit.helpers import eventually
 from kit.scene import LAST, STEADY, Scene, texts
-from pykka_supervisor.incarnation import Cell
+from pykka_supervisor.cell import Cell
 from pykka_supervisor.testing import TestClock, await_restart, kill
 
 TEXT = "one two three four five six"

@@ -236,7 +236,8 @@ def actor_kib(count: int = 2_000) -> float:
     """KiB of a supervised idle actor, its thread and its child record in the supervisor not counted."""
     import tracemalloc  # noqa: PLC0415
 
-    from pykka_supervisor.incarnation import Cell, Incarnation  # noqa: PLC0415
+    from pykka_supervisor.cell import Cell  # noqa: PLC0415
+    from pykka_supervisor.incarnation import Incarnation  # noqa: PLC0415
 
     class Unstarted(threading.Thread):
         def __init__(self) -> None:
