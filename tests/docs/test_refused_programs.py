@@ -73,6 +73,7 @@ def test_without_a_key_it_ends_with_the_error(name: str) -> None:
     assert done.stdout == ""
 
 
+@needs_late_threads
 def test_a_subscriber_that_has_another_stream_is_left_alone(gemini: LocalGemini) -> None:
     gemini.on("why", Reply("one two", pace=0.2))
     done = run(
