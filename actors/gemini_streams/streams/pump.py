@@ -41,7 +41,8 @@ __all__ = ["Pump"]
 _MUCH = 8192
 """Bytes of a read behind which a server surely has more to send at once: waking a thread for it is no waste."""
 _MANY = 8
-"""With this many subscribers it pays to check the socket again and send one larger batch; with fewer it only delays."""
+"""With this many subscribers it pays to check the socket again and send one larger batch. With fewer, it only delays
+the events. Without it a stream with 100 subscribers needs a tenth more CPU time (benchmark row `fan-out`)."""
 
 
 class Pump:

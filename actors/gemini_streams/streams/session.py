@@ -10,8 +10,8 @@ The rules:
 - A stream ends once. The thread that ends it (the stream's, the supervisor's, the manager's, the clock's) puts the last
   message of every subscriber in the same moment, after the slot has been freed. Nothing keeps the end from being
   complete: a step that raises is logged, and the next step is taken.
-- The subscribers and the waiting for room stand in `audience`, the one timer in `watchdog`, an attempt's own fields in
-  `attempt`.
+- The subscribers and the wait for room stand in `audience`, the part of the answer that stands in `progress`, the one
+  timer in `watchdog`, an attempt's own fields in `attempt`. `last_message` makes every last message.
 
 The threads: the manager's thread subscribes, stops and looks. The stream's thread begins, waits for room, delivers and
 completes; the shared reader's thread delivers for it. The supervisor's thread says what follows a failure. A
