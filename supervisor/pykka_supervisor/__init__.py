@@ -13,6 +13,7 @@ if "t" in getattr(_sys, "abiflags", ""):
     )
 
 from .actor import DeferredReply, SupervisedActor
+from .base import ChildCounts, ChildInfo, SupervisorRef
 from .child import ChildSpec, ChildSpecLike
 from .clock import SYSTEM_CLOCK, Clock, SystemClock, Timer
 from .dynamic import DynamicSupervisor, DynamicSupervisorRef
@@ -45,7 +46,6 @@ from .exits import (
     StartFailed,
     is_abnormal,
 )
-from .keeper import ChildCounts, ChildInfo, SupervisorRef
 from .left_behind import leaked_threads
 from .mailbox import Mailbox
 from .monitor import Down, MonitorRef, demonitor, link, monitor

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from .base import Child, SupervisorRef
 from .cell import Cell
 from .checks import check_count
 from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .dispatch import Internal
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
 from .incarnation import KILL_GRACE, Incarnation
-from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
+from .keeper import EXCEEDED, Keeper, start_root
 from .monitor import link, refuse_outside_an_actor
 from .policy import GIVE_UP, Intensity
 from .ref import SupervisedRef
@@ -51,7 +52,7 @@ class DynamicSupervisorRef(SupervisorRef):
         self.ask(_TerminateChild(ref))
 
 
-class DynamicSupervisor(BaseSupervisor):
+class DynamicSupervisor(Keeper):
     """Children that come and go; see the module's text.
 
     A subclass may define `on_receive` for messages of its own and, in it, call `self.start_child(spec)`

@@ -1,4 +1,4 @@
-"""What `Supervisor` and `DynamicSupervisor` share: starting a child, ending it, and what its end means.
+"""What `Supervisor` and `DynamicSupervisor` share: starting a child, and what its end means.
 
 A supervisor is itself a supervised actor and does all its work in its own thread, one message after
 another, so that nothing here is locked. It waits for two things only: for a child's `__init__` and
@@ -15,131 +15,30 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, cast
+from typing import Any, Final, Literal, NoReturn
 
 import pykka
 
 from . import names
-from ._pykka import Envelope, new_stop
-from .actor import SupervisedActor, supervised_class
+from ._pykka import Envelope
+from .actor import supervised_class
+from .base import Child
 from .cell import Cell
-from .checks import check_text
-from .child import ChildSpec, ChildSpecLike
-from .clock import Clock
+from .child import ChildSpec
 from .dispatch import Internal
-from .errors import IgnoreStart, InvalidSpecError, StartError, StartTimeoutError
+from .errors import IgnoreStart, StartError, StartTimeoutError
 from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
 from .incarnation import KILL_GRACE, Awaited, Incarnation
 from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
 from .report import report
+from .shutting_down import ShuttingDown
 from .siblings import SiblingRestartingError
 
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable
-
-    from .clock import Timer
-
-__all__ = ["EXCEEDED", "BaseSupervisor", "Child", "ChildCounts", "ChildInfo", "SupervisorRef"]
-
-ChildStatus = Literal["running", "restarting", "stopped"]
+__all__ = ["EXCEEDED", "Keeper", "start_root"]
 
 EXCEEDED: Final = "exceeded"
 """What a decision says when a restart would be one too many."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildInfo:
-    """One line of `which_children()`. `ref` is None unless the child runs or is being restarted."""
-
-    id: str
-    ref: SupervisedRef[Any] | None
-    status: ChildStatus
-    actor_class: type[pykka.ThreadingActor]
-    type: Literal["worker", "supervisor"]
-
-
-@dataclass(frozen=True, slots=True)
-class ChildCounts:
-    """What `count_children()` answers; `active` are those that run now."""
-
-    specs: int
-    active: int
-    supervisors: int
-    workers: int
-
-
-class Child:
-    """What a supervisor knows of one child."""
-
-    __slots__ = (
-        "attempt",
-        "cell",
-        "generation",
-        "hang_timer",
-        "intensity",
-        "last_reason",
-        "leader",
-        "restart_timer",
-        "spec",
-        "status",
-    )
-
-    def __init__(self, spec: ChildSpec) -> None:
-        self.spec = spec
-        self.cell: Cell | None = None
-        self.status: ChildStatus = "stopped"
-        self.generation = 0
-        self.attempt = 0
-        """Restarts in a row, for the backoff."""
-        self.last_reason: Exit | None = None
-        self.leader: Child | None = None
-        """While it waits for its restart: the child whose end or failed start that restart follows from."""
-        self.intensity: Intensity | None = None
-        self.restart_timer: Timer | None = None
-        self.hang_timer: Timer | None = None
-
-    def live_cell(self) -> Cell | None:
-        """Its cell, unless that has ended for good."""
-        cell = self.cell
-        return None if cell is None or cell.reason is not None else cell
-
-    def offender(self) -> dict[str, Any]:
-        """How a report names it."""
-        return {
-            "id": self.spec.key,
-            "ref": None if self.cell is None else str(self.cell),
-            "class": self.spec.actor_class.__qualname__,
-            "restart": self.spec.restart,
-            "shutdown": self.spec.shutdown,
-            "type": self.spec.type,
-        }
-
-
-class _StartChild(Internal):
-    __slots__ = ("spec",)
-
-    def __init__(self, spec: ChildSpecLike) -> None:
-        self.spec = spec
-
-    def deliver(self, actor: BaseSupervisor) -> SupervisedRef[Any]:
-        return actor.start_child(self.spec)
-
-
-class _WhichChildren(Internal):
-    __slots__ = ()
-
-    def deliver(self, actor: BaseSupervisor) -> list[ChildInfo]:
-        return actor.which_children()
-
-
-class _CountChildren(Internal):
-    __slots__ = ()
-
-    def deliver(self, actor: BaseSupervisor) -> ChildCounts:
-        return actor.count_children()
 
 
 class _RestartDue(Internal):
@@ -148,7 +47,7 @@ class _RestartDue(Internal):
     def __init__(self, children: list[tuple[Child, int]]) -> None:
         self.children = children
 
-    def deliver(self, actor: BaseSupervisor) -> None:
+    def deliver(self, actor: Keeper) -> None:
         due = [child for child, generation in self.children if child.generation == generation]
         actor._start_again(due)  # noqa: SLF001
 
@@ -161,7 +60,7 @@ class _Hung(Internal):
         self.incarnation = incarnation
         self.since = since
 
-    def deliver(self, actor: BaseSupervisor) -> None:
+    def deliver(self, actor: Keeper) -> None:
         actor._on_hung(self.child, self.incarnation, self.since)  # noqa: SLF001
 
 
@@ -192,130 +91,8 @@ class _HangWatch:
         self._child.hang_timer = self.clock.call_later(max(due - now, 0.001), self)
 
 
-class SupervisorRef(SupervisedRef[Any]):
-    """A ref to a supervisor. Its methods ask the supervisor, and so wait while it starts or ends a child.
-
-    A child must not call them in its `__init__` or `on_start`, for which the supervisor waits. They raise
-    `pykka.ActorDeadError` when the supervisor is dead.
-    """
-
-    def start_child(self, spec: ChildSpecLike) -> SupervisedRef[Any]:
-        """Start one more child and return its ref; what `__init__` or `on_start` raises is raised here.
-
-        StartTimeoutError after its `start_timeout`; StartError where there is no exception to raise.
-        """
-        return cast("SupervisedRef[Any]", self.ask(_StartChild(spec)))
-
-    def which_children(self) -> list[ChildInfo]:
-        """All children, in start order."""
-        return cast("list[ChildInfo]", self.ask(_WhichChildren()))
-
-    def count_children(self) -> ChildCounts:
-        """How many children there are, of which kind."""
-        return cast("ChildCounts", self.ask(_CountChildren()))
-
-
-class BaseSupervisor(SupervisedActor):
-    """See `Supervisor` and `DynamicSupervisor`."""
-
-    ref_class: ClassVar[type[SupervisedRef[Any]]] = SupervisorRef
-
-    _is_supervisor: ClassVar[bool] = True
-
-    def __init__(self, *, name: str | None, clock: Clock | None) -> None:
-        check_text("name", name, none="no name")
-        if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):
-            raise InvalidSpecError(
-                f"clock must have the methods of a pykka_supervisor.Clock, or be None; not {clock!r}"
-            )
-        super().__init__()
-        cell = self._supervised_cell
-        if clock is not None:
-            cell.clock = clock
-        if name is not None:
-            names.claim(name, cell)
-        self._closing = False
-        self._waiting: threading.Lock | None = None
-        self._stop_asked = False
-        self._waiting_for: dict[str, list[tuple[Child, int]]] = {}
-        """By the id of the sibling that they need: children whose restart waits for that one's."""
-
-    # -- what the two kinds do differently
-
-    def start_child(self, spec: ChildSpecLike) -> SupervisedRef[Any]:
-        """See `SupervisorRef.start_child`; to be called in the supervisor's own thread."""
-        raise NotImplementedError
-
-    def _all_children(self) -> list[Child]:
-        """In start order; may be called from any thread."""
-        raise NotImplementedError
-
-    def _child_of(self, cell: Cell) -> Child | None:
-        raise NotImplementedError
-
-    def _restart(self, child: Child, reason: Exit, incarnation: Incarnation | None) -> None:
-        """Decide about a child that wants a restart: it has died, or failed to start again."""
-        raise NotImplementedError
-
-    def _forget(self, child: Child) -> None:
-        """Let a child's spec go."""
-        raise NotImplementedError
-
-    def _ended_by_itself(self, child: Child) -> None:
-        """See what follows from a child's end that nobody ordered and no restart follows."""
-        raise NotImplementedError
-
-    def _end_all(self, children: list[Child], *, brutal: bool = False) -> None:
-        raise NotImplementedError
-
-    def _supervised_allowance(self) -> float | None:
-        """One after the other; a dynamic supervisor ends its children in parallel."""
-        total = 0.0
-        for child in self._all_children():
-            cell = child.live_cell()
-            allowed = child.spec.shutdown if cell is None else cell.allowance()
-            if allowed is None:
-                return None
-            total += allowed + KILL_GRACE
-        return total
-
-    def _restarts_of(self, child: Child) -> int:
-        """Restarts in the window that counts for a child, now; may be called from any thread."""
-        raise NotImplementedError
-
-    # -- asked by anybody
-
-    def which_children(self) -> list[ChildInfo]:
-        """See `SupervisorRef.which_children`; in the supervisor's own thread."""
-        return [
-            ChildInfo(
-                child.spec.key,
-                cell.ref if (cell := child.live_cell()) is not None and hasattr(cell, "ref") else None,
-                child.status,
-                child.spec.actor_class,
-                child.spec.type,
-            )
-            for child in self._all_children()
-        ]
-
-    def count_children(self) -> ChildCounts:
-        """See `SupervisorRef.count_children`; in the supervisor's own thread."""
-        children = self._all_children()
-        supervisors = sum(child.spec.type == "supervisor" for child in children)
-        return ChildCounts(
-            specs=len(children),
-            active=sum(child.status == "running" for child in children),
-            supervisors=supervisors,
-            workers=len(children) - supervisors,
-        )
-
-    def interrupt(self) -> None:
-        """Wait for a child's start no longer than for its end: a stop or a kill is queued."""
-        self._stop_asked = True
-        waiting = self._waiting
-        if waiting is not None:
-            with contextlib.suppress(RuntimeError):
-                waiting.release()
+class Keeper(ShuttingDown):
+    """A supervisor, as far as it starts children and decides what follows from their ends."""
 
     # -- starting
 
@@ -417,118 +194,6 @@ class BaseSupervisor(SupervisedActor):
                     raise error
                 return
             incarnation.gate.acquire(timeout=left)
-
-    # -- ending
-
-    def _begin_end(self, child: Child, *, final: bool, brutal: bool = False) -> Incarnation | None:
-        """Ask a child to end; returns what is to be waited for."""
-        child.generation += 1
-        for timer in (child.restart_timer, child.hang_timer):
-            if timer is not None:
-                timer.cancel()
-        child.restart_timer = child.hang_timer = None
-        cell = child.live_cell()
-        if cell is None:
-            return None
-        incarnation = cell.incarnation
-        if incarnation is None:
-            return None
-        if not cell.end_for_good(incarnation, final=final):
-            return None
-        if brutal or child.spec.shutdown == 0:
-            incarnation.command(Killed())
-        elif final:
-            # What was sent before is handled, as Pykka has it.
-            incarnation.stop_as = Shutdown()
-            with contextlib.suppress(pykka.ActorDeadError):
-                cell.mailbox.put(new_stop())
-            incarnation.interrupt()
-        else:
-            # What waits is for the next incarnation.
-            incarnation.command(Shutdown())
-        return incarnation
-
-    def _await_end(self, incarnation: Incarnation | None, deadline: float | None) -> float:
-        """Wait for an end until `deadline` (real, monotonic), then kill; returns until when to wait on."""
-        if incarnation is None:
-            return 0.0
-        if not incarnation.join(None if deadline is None else max(0.0, deadline - time.monotonic())):
-            incarnation.command(Killed())
-        return time.monotonic() + KILL_GRACE
-
-    def _settle_end(
-        self,
-        child: Child,
-        incarnation: Incarnation | None,
-        until: float,
-        *,
-        final: bool,
-        brutal: bool = False,
-    ) -> None:
-        """Abandon what has not ended by then, and draw the conclusions."""
-        child.status = "stopped"
-        if incarnation is None:
-            cell = child.live_cell()
-            if cell is not None and final:
-                cell.finish(cell.last_reason or Shutdown())
-            # One that has just ended may still be at it: telling its monitors.
-            ended = None if child.cell is None else child.cell.incarnation
-            if ended is not None:
-                ended.join(KILL_GRACE)
-            return
-        brutal = brutal or child.spec.shutdown == 0
-        if not incarnation.join(max(0.0, until - time.monotonic())):
-            allowed = "no time" if brutal else f"{child.spec.shutdown} s"
-            incarnation.cell.abandon(incarnation, Abandoned(f"it was given {allowed} to end"))
-        reason = incarnation.reason or Killed()
-        child.last_reason = reason
-        if final or incarnation.for_good:
-            incarnation.cell.finish(reason)
-        else:
-            incarnation.cell.notify(reason, restarting=True)
-        if is_abnormal(reason) and not (brutal and isinstance(reason, Killed)):
-            # As in `_handle_end`; but a thread that is left behind is never what an owner has decided.
-            decided = callable(child.spec.backoff) and not isinstance(reason, Abandoned)
-            report(self.actor_ref, "shutdown_error", reason, offender=child.offender(), error=not decided)
-
-    def _deadline(self, child: Child, *, brutal: bool = False) -> float | None:
-        """Until when a child that has just been asked to end may take."""
-        if brutal or child.spec.shutdown == 0:
-            return time.monotonic() + KILL_GRACE
-        cell = child.cell
-        allowed = child.spec.shutdown if cell is None else cell.allowance()
-        return None if allowed is None else time.monotonic() + allowed
-
-    def _end_in_order(self, children: Iterable[Child], *, final: bool) -> None:
-        """End one child after the other."""
-        for child in children:
-            incarnation = self._begin_end(child, final=final)
-            until = self._await_end(incarnation, self._deadline(child))
-            self._settle_end(child, incarnation, until, final=final)
-
-    def _end_at_once(self, children: Iterable[Child], *, brutal: bool = False) -> None:
-        """End all children for good, in parallel, each within its own limit."""
-        ending = []
-        for child in children:
-            incarnation = self._begin_end(child, final=True, brutal=brutal)
-            ending.append((child, incarnation, self._deadline(child, brutal=brutal)))
-        until = 0.0
-        for _, incarnation, deadline in ending:
-            until = max(until, self._await_end(incarnation, deadline))
-        for child, incarnation, _ in ending:
-            self._settle_end(child, incarnation, until, final=True, brutal=brutal)
-
-    def _supervised_wind_down(self) -> None:
-        self._closing = True
-        self._end_all(self._all_children())
-
-    def _supervised_abandoned(self) -> None:
-        self._closing = True
-        self._end_all(self._all_children(), brutal=True)
-
-    def _refuse_when_closing(self) -> None:
-        if self._closing:
-            raise pykka.ActorDeadError(f"{self._supervised_cell} not found")
 
     # -- what a child's end means
 
@@ -712,7 +377,7 @@ class BaseSupervisor(SupervisedActor):
 
 
 def start_root(
-    supervisor: type[BaseSupervisor],
+    supervisor: type[Keeper],
     args: tuple[Any, ...],
     options: dict[str, Any],
 ) -> SupervisedRef[Any]:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
+from .base import Child, SupervisorRef
 from .cell import Cell
 from .checks import check_choice
 from .child import ChildSpec, ChildSpecLike, as_child_spec, as_child_specs
@@ -26,7 +27,7 @@ from .errors import (
 )
 from .exits import GAVE_UP, Exit, Shutdown, StartFailed
 from .incarnation import Incarnation
-from .keeper import EXCEEDED, BaseSupervisor, Child, SupervisorRef, start_root
+from .keeper import EXCEEDED, Keeper, start_root
 from .monitor import link, refuse_outside_an_actor
 from .planner import Strategy, plan_restart
 from .policy import GIVE_UP, Intensity, RestartType
@@ -85,7 +86,7 @@ class StaticSupervisorRef(SupervisorRef):
         self.ask(_Ask("delete_child", child_id))
 
 
-class Supervisor(BaseSupervisor):
+class Supervisor(Keeper):
     """A fixed list of children, started in order, ended in reverse, restarted by a strategy."""
 
     ref_class: ClassVar[type[SupervisedRef[Any]]] = StaticSupervisorRef

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import forks
+from .base import BaseSupervisor, Child
 from .cell import Cell
-from .keeper import BaseSupervisor, Child
 from .left_behind import leaked_in
 from .ref import SupervisedRef
 
