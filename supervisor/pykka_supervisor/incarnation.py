@@ -32,6 +32,38 @@ An end has three steps, in this order, all in the incarnation's thread:
 3. The actor is freed: no reference of this package's is left, so its sockets are closed before its end
    is told and before its successor is made. Then `ended()`: after a final end the name is released and
    the monitors are told, in `finish()`; after another one the supervisor decides.
+
+States
+------
+The flags say in which state an incarnation is; none is ever left backwards.
+
+    state      is told by               set in           follows
+    ---------  -----------------------  ---------------  -----------------------------------------
+    launched   none of those below      `Cell.launch`
+    born       `born`                   `be_born`        launched
+    started    `started`                `_live`          born
+    ending     `for_good` is not None   `begin_end`      launched, born, started
+    ended      `reason`                 `Cell.ended`     ending
+    abandoned  `abandoned`, `reason`    `Cell.abandon`   each but ended
+
+Threads
+-------
+"Own" is the incarnation's thread, "leaver" the thread that abandons it. "Locked": written under `cell.lock`.
+Every field may be read without the lock; what is decided by several fields is decided under it.
+
+    field                             written by
+    --------------------------------  ------------------------------------------------------------
+    born, actor                       the thread that runs `__init__`; own at the end (`actor`)
+    started, started_at, ignored      own
+    final                             the supervisor's
+    for_good                          own, then the supervisor's; locked
+    reason                            own or the leaver, once; locked
+    abandoned                         the leaver; locked
+    order                             any
+    stop_as                           the supervisor's
+    batch                             own; taken by any, locked
+    reply_to, stop_replies, monitors  own; taken by the leaver
+    error                             own; taken by the starter's
 """
 
 from __future__ import annotations
