@@ -123,8 +123,11 @@ def test_what_it_has_in_its_hands_fails_and_what_waits_is_answered() -> None:
         arrived, gate = threading.Event(), threading.Event()
         slow = cast("Gemini", _Resolving(scene.gemini.endpoint, arrived, gate))
         nobody = Probe()
-        in_hand = scene.manager.ask(
-            StartStream("never", subscriber=nobody.ref, endpoint=slow, stream_id="never"), block=False
+        # Past the ref that reads a request in the asker's thread: the manager's own reads this one.
+        in_hand = pykka.ActorRef.ask(
+            scene.manager,
+            StartStream("never", subscriber=nobody.ref, endpoint=slow, stream_id="never"),
+            block=False,
         )
         assert arrived.wait(5)
         waiting = [Slow(lambda: scene.manager.list_streams(timeout=2)) for _ in range(3)]
