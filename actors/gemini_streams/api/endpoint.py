@@ -176,6 +176,7 @@ class Target:
 
     __slots__ = (
         "_fixed",
+        "_hash",
         "_headers",
         "_proxies",
         "_scrubber",
@@ -199,6 +200,7 @@ class Target:
     """Equal for targets that are one tenant of one service: the base URL, and a digest of key and headers."""
     credentials: Credentials
     _fixed: dict[str, str | Secret]
+    _hash: int
     _headers: Pairs
     _proxies: Pairs
     _scrubber: Scrubber
@@ -229,6 +231,7 @@ class Target:
         ]
         put("_fixed", _fixed_headers(headers))
         put("identity", (base_url, Secret("\n".join(told)).fingerprint))
+        put("_hash", hash(self._identity()))  # once: each send looks its route up by it
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a target is immutable")
@@ -243,7 +246,7 @@ class Target:
         return isinstance(other, Target) and other._identity() == self._identity()
 
     def __hash__(self) -> int:
-        return hash(self._identity())
+        return self._hash
 
     def model_url(self, model: str) -> str:
         """Return the URL of a model; `InvalidRequestError` where it can be no name."""
