@@ -15,6 +15,7 @@ import pytest
 
 from conftest import StartManager
 from gemini_streams import (
+    FROM_START,
     DeadlineExceededError,
     EventsDropped,
     FlowControl,
@@ -384,14 +385,13 @@ def test_a_blocked_one_delays_no_other(
     blocked, _ = start(kind)
     quick, desk = start()
     desk.free()
-    streams = manager()
-    gate = gemini.gate("why")
+    streams = manager(history=1 << 20)
     stream_id = streams.start_stream(
-        "why", subscriber=blocked, flow=FlowControl(window=20, overflow=overflow)
+        "why", subscriber=blocked, flow=FlowControl(window=20, overflow=overflow), keep=60
     )
     # With room for all: on a busy machine 20 events come before the quick one's thread runs, and it is not at fault.
-    streams.subscribe_stream(stream_id, quick, flow=FlowControl(window=1000, overflow=overflow))
-    gate.open()
+    room = FlowControl(window=1000, overflow=overflow)
+    streams.subscribe_stream(stream_id, quick, after=FROM_START, flow=room)
     assert desk.last().ok
     assert len(desk.events) == 300
     gaps = [b - a for a, b in zip(desk.times, desk.times[1:], strict=False)]

@@ -193,6 +193,8 @@ def test_what_is_sent_a_second_time_is_sent_on_a_new_connection(
         assert isinstance(probe.expect(LAST), StreamComplete)
     assert isinstance(ask(running, probe, server.endpoint(port)), StreamComplete)
     assert server.seen == [3]
+    for go in server.go.values():
+        go.set()
 
 
 def test_an_upload_that_the_server_breaks_off_on_a_kept_connection_costs_no_attempt(
