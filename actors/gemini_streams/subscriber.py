@@ -6,7 +6,8 @@ Override one method and it is a subscriber:
         def on_stream_event(self, event):
             print(event.text, end="", flush=True)
 
-The callbacks run in the actor's thread, in the order of the contract's guarantees, for every stream it subscribes to.
+The callbacks run in the actor's thread, for every stream it subscribes to, in the order that docs/guarantees.md
+promises.
 Having returned from them is the acknowledgement that flow control goes by. `on_receive` stays free for messages of
 the application's own. An exception in a callback is the actor's crash: a supervisor that restarts it in place keeps
 its subscriptions, and only the message that killed it is gone.

@@ -75,7 +75,7 @@ def request_head(method: str, path: str, host: str, headers: Mapping[str, str | 
         return None
     parts = [method, " ", path, " HTTP/1.1"]
     ends = len(headers) + 2
-    if not any(name.lower() == "host" for name in headers):
+    if "host" not in map(str.lower, headers):
         parts += ("\r\nHost: ", host)
         ends += 1
     for name, value in headers.items():
