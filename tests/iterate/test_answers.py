@@ -370,7 +370,7 @@ def held(gemini: LocalGemini) -> Iterator[str]:
     for _ in range(3):
         yield "held"
     for _ in range(100):
-        gemini.gate("held").reached()
+        gemini.gate("held").reached(30)
         yield "held"
 
 
@@ -386,19 +386,24 @@ def test_leaving_stops_what_runs(gemini: LocalGemini, manager: StartManager, way
         match way:
             case "break":
                 for _ in working:
+                    gemini.gate("held").reached(30)
                     break
             case "exception":
                 with contextlib.suppress(ZeroDivisionError):
                     for _ in working:
+                        gemini.gate("held").reached(30)
                         raise ZeroDivisionError
             case "close":
                 next(working)
+                gemini.gate("held").reached(30)
                 working.close()
                 assert list(working) == []
             case "collected":
                 next(working)
+                gemini.gate("held").reached(30)
             case "cycle":
                 next(working)
+                gemini.gate("held").reached(30)
                 cycle = [working]
                 cycle.append(cycle)
 

@@ -62,7 +62,7 @@ class BatchProbe(Probe):
 
 
 def last_of(
-    probe: Probe, stream_id: str | None = None, timeout: float = 5.0, *, first: int | None = 0
+    probe: Probe, stream_id: str | None = None, timeout: float = 20.0, *, first: int | None = 0
 ) -> Any:
     """Wait for the last message of a stream; its history up to there must be right.
 
@@ -74,7 +74,7 @@ def last_of(
     return last
 
 
-def error_of(probe: Probe, stream_id: str | None = None, timeout: float = 5.0) -> Any:
+def error_of(probe: Probe, stream_id: str | None = None, timeout: float = 20.0) -> Any:
     """Wait for a stream's end, which must be an error, and return that."""
     last = last_of(probe, stream_id, timeout)
     assert isinstance(last, StreamError), last
@@ -89,7 +89,9 @@ def text_of(probe: Probe, stream_id: str | None = None) -> str:
     return "".join(event.text for event in events_of(probe, stream_id))
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 5.0, what: str | Callable[[], str] = "") -> Any:
+def eventually(
+    condition: Callable[[], Any], timeout: float = 20.0, what: str | Callable[[], str] = ""
+) -> Any:
     """Wait until something is so, and return it."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
