@@ -336,6 +336,9 @@ class _Headers(dict[str, str]):
             key = name.lower()
             self[key] = f"{self[key]}, {value}" if key in self else value
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} headers>"  # a server may say back what it was sent
+
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name.lower(), default)
 
