@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT_BASE_URL",
     "Environment",
     "checked_base",
+    "checked_cert",
     "checked_headers",
     "checked_proxies",
     "checked_verify",
@@ -247,6 +248,21 @@ def checked_verify(verify: object, env: Environment) -> bool | str:
     if verify is True:
         return env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or True
     return verify
+
+
+def checked_cert(cert: object) -> str | tuple[str, str] | None:
+    """Return what requests takes as `cert`. A path is not looked at."""
+    match cert:
+        case None:
+            return None
+        case str() if cert:
+            return cert
+        case (str() as certificate, str() as key) if certificate and key:
+            return (certificate, key)
+    raise InvalidRequestError(
+        "cert must be the path of a file with certificate and key, or a pair of the two paths, not"
+        f" {type(cert).__name__}"
+    )
 
 
 def _is_str(value: object) -> bool:

@@ -26,6 +26,7 @@ from gemini_streams.api.checks import (
     API_VERSION,
     Environment,
     checked_base,
+    checked_cert,
     checked_headers,
     checked_proxies,
     checked_verify,
@@ -74,16 +75,28 @@ class Gemini:
         verify: Whether certificates are verified, or the path of a certificate bundle.
         allow_plain_http: Lets the key travel unencrypted to another machine.
         api_version: By default `GOOGLE_GENAI_API_VERSION`, then `v1beta`. Not for a base URL that ends in a version.
+        cert: A client certificate, as in requests: the path of a file with certificate and key, or the two paths. A
+            key that is encrypted is refused.
 
     """
 
-    __slots__ = ("_headers", "_proxies", "allow_plain_http", "api_key", "api_version", "base_url", "verify")
+    __slots__ = (
+        "_headers",
+        "_proxies",
+        "allow_plain_http",
+        "api_key",
+        "api_version",
+        "base_url",
+        "cert",
+        "verify",
+    )
 
     api_key: Secret | None
     base_url: str | None
     verify: bool | str
     allow_plain_http: bool
     api_version: str | None
+    cert: str | tuple[str, str] | None
     _headers: Pairs | str | None
     _proxies: Pairs | str | None
 
@@ -96,6 +109,7 @@ class Gemini:
         verify: bool | str = True,  # noqa: FBT001, FBT002 - the name requests gave it, and its default
         allow_plain_http: bool = False,  # noqa: FBT001, FBT002 - allow_plain_http=True is how it is written
         api_version: str | None = None,
+        cert: str | tuple[str, str] | None = None,
     ) -> None:
         put = functools.partial(object.__setattr__, self)
         put("api_key", Secret(api_key) if isinstance(api_key, str) else api_key)
@@ -105,6 +119,7 @@ class Gemini:
         put("verify", os.fspath(verify) if isinstance(verify, os.PathLike) else verify)
         put("allow_plain_http", allow_plain_http)
         put("api_version", api_version)
+        put("cert", _plain_paths(cert))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"Gemini is immutable: make another one to change {name}")
@@ -120,6 +135,7 @@ class Gemini:
             self.verify,
             self.allow_plain_http,
             self.api_version,
+            self.cert,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -145,6 +161,8 @@ class Gemini:
             shown.append("allow_plain_http=True")
         if self.api_version is not None:
             shown.append(f"api_version={self.api_version!r}")
+        if self.cert is not None:
+            shown.append(f"cert={self.cert!r}")
         return f"Gemini({', '.join(shown)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -168,7 +186,8 @@ class Gemini:
         proxies = checked_proxies(self._proxies, base)
         refuse_plain_http(base, proxies, allowed=self.allow_plain_http is True)
         version = checked_version(self.api_version, base, env)
-        return Target(normal_url(base), key, headers, proxies, checked_verify(self.verify, env), version)
+        verify, cert = checked_verify(self.verify, env), checked_cert(self.cert)
+        return Target(normal_url(base), key, headers, proxies, verify, version, cert)
 
 
 class Target:
@@ -182,6 +201,7 @@ class Target:
         "_scrubber",
         "_version",
         "base_url",
+        "cert",
         "credentials",
         "host",
         "identity",
@@ -194,6 +214,8 @@ class Target:
     host: str
     verify: bool | str
     """The `verify` of requests. `resolve` has not looked at a path."""
+    cert: str | tuple[str, str] | None
+    """The `cert` of requests. `resolve` has not looked at a path."""
     pool_key: tuple[object, ...]
     """Equal for targets that are reached in the same way: host, certificates, proxies. Holds no plain secret."""
     identity: tuple[str, str]
@@ -214,13 +236,15 @@ class Target:
         proxies: Pairs = (),
         verify: bool | str = True,  # noqa: FBT001, FBT002 - the name requests gave it, and its default
         version: str = API_VERSION,
+        cert: str | tuple[str, str] | None = None,
     ) -> None:
         url = urlsplit(base_url)
         put = functools.partial(object.__setattr__, self)
         put("base_url", base_url)
         put("host", url.hostname or "")
         put("verify", verify)
-        put("pool_key", (url.scheme, url.netloc, verify, proxies))
+        put("cert", cert)
+        put("pool_key", (url.scheme, url.netloc, verify, cert, proxies))
         put("credentials", credentials)
         put("_headers", headers)
         put("_proxies", proxies)
@@ -294,12 +318,19 @@ def _gemini(*values: Any) -> Gemini:
     """Rebuild an endpoint from a copy's or a pickle's values."""
     endpoint = Gemini.__new__(Gemini)
     for name, value in zip(
-        ("api_key", "base_url", "_headers", "_proxies", "verify", "allow_plain_http", "api_version"),
+        ("api_key", "base_url", "_headers", "_proxies", "verify", "allow_plain_http", "api_version", "cert"),
         values,
         strict=True,
     ):
         object.__setattr__(endpoint, name, value)
     return endpoint
+
+
+def _plain_paths(cert: Any) -> Any:
+    """Return a client certificate with its paths as strings; what is none stays, and is refused by `resolve`."""
+    if isinstance(cert, list | tuple):
+        return tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in cert)
+    return os.fspath(cert) if isinstance(cert, os.PathLike) else cert
 
 
 def _fixed_headers(own: Pairs) -> dict[str, str | Secret]:

@@ -13,6 +13,7 @@ The rules:
   without a byte of an answer, where the request did not leave as a whole, or the server closed the connection and its
   system had acknowledged none of it by then. Everything else is the retry policy's to decide: a request that was seen
   may have been billed.
+- All connections that verify in the same way share one TLS context (`trust`).
 - Each exception of requests, urllib3 or ssl becomes an error of ours that holds plain text (`failures`).
 
 This is the only module that knows how requests, urllib3 and http.client hang together: the connection classes below
@@ -47,6 +48,7 @@ from gemini_streams.errors import (
 from gemini_streams.http.http1 import Head, HeadError, HeadReader, request_head
 from gemini_streams.http.idle import IdleConnections
 from gemini_streams.http.reader import Reader
+from gemini_streams.http.trust import Trust
 from pykka_supervisor import SYSTEM_CLOCK, Clock
 
 __all__ = ["SMALLEST_READ", "Connections", "User"]
@@ -244,7 +246,8 @@ class _Connection(_Ours, urllib3.connection.HTTPConnection):
 class _TLSConnection(_Ours, urllib3.connection.HTTPSConnection):
     encrypted = True
 
-    def connect(self) -> None:
+    def connect(self: Any) -> None:
+        self._trust(_current.route)
         limit = None
         if self._tunnel_scheme == "https" and _current.exchange is not None:
             # urllib3's TLS inside of TLS bounds each read of its handshake, not the whole of it.
@@ -260,6 +263,13 @@ class _TLSConnection(_Ours, urllib3.connection.HTTPSConnection):
         sock.suppress_ragged_eofs = (
             False  # or an end without the server's close_notify would pass for one with it
         )
+
+    def _trust(self: Any, route: _Route) -> None:
+        """Use the manager's contexts, for the server and for a proxy that speaks TLS; load nothing once more."""
+        self.ssl_context = route.trust.context(route.verify, route.cert)
+        self.ca_certs = self.ca_cert_dir = self.cert_file = self.key_file = None
+        if self.proxy_config is not None:  # the client certificate is meant for the server
+            self.proxy_config = self.proxy_config._replace(ssl_context=route.trust.context(route.verify))
 
 
 def _acknowledged(sock: Any) -> int | None:
@@ -305,12 +315,14 @@ class _TLSPool(_OurPool, urllib3.HTTPSConnectionPool):
 class _Route:
     """Where requests of one target and URL go: all that is the same for each of them."""
 
-    __slots__ = ("path", "pool", "proxies", "target", "url", "verify")
+    __slots__ = ("cert", "path", "pool", "proxies", "target", "trust", "url", "verify")
 
-    def __init__(self, target: Target, url: str) -> None:
+    def __init__(self, target: Target, url: str, trust: Trust) -> None:
         self.target = target
         self.url = url
+        self.trust = trust
         self.verify = target.verify
+        self.cert = target.cert
         self.proxies: Any = target.proxies  # secrets, revealed where the route's pool is made
         self.pool: Any = None
         self.path = ""
@@ -421,6 +433,8 @@ class Connections:
         """Those that wait for their tenant's next request."""
         self.reader = Reader()
         """Reads for all streams that wait for their server."""
+        self.trust = Trust()
+        """The TLS contexts that all connections share."""
         self._routes: dict[tuple[Target, str], _Route] = {}
 
     def send(self, exchange: User, target: Target, call: Call) -> _Answer:
@@ -429,7 +443,7 @@ class Connections:
         if route is None:
             if len(self._routes) >= self._MOST_ROUTES:
                 self._routes.clear()
-            route = self._routes[target, call.url] = _Route(target, call.url)
+            route = self._routes[target, call.url] = _Route(target, call.url, self.trust)
         current = _current
         current.exchange, current.route, current.idle, current.unseen = exchange, route, self.idle, False
         try:
@@ -450,6 +464,7 @@ class Connections:
             stream=True,
             timeout=self._timeout,
             verify=route.verify,
+            cert=route.cert,
             proxies=route.proxies,
         )
         return answer  # type: ignore[no-any-return]
