@@ -317,7 +317,7 @@ class ManagerActor(SupervisedActor):
                         " URL, key or headers are others"
                     )
                 for ref in subscribers:
-                    if session.join(ref) is not None:
+                    if session.members.join(ref) is not None:
                         self._table.watch(ref, session)
                 return session.stream_id
         patient = isinstance(start, PatientStart)
@@ -336,7 +336,7 @@ class ManagerActor(SupervisedActor):
         if self.retired:  # killed meanwhile: the asker is told that nothing was done
             raise pykka.ActorDeadError(f"{self.actor_ref} was killed before it had started the stream")
         for ref in subscribers:  # before the stream has a slot: with one it may begin at any moment
-            session.subscribe(ref, None, None)
+            session.members.subscribe(ref, None, None)
         self._table.add(session)
         for ref in subscribers:
             self._table.watch(ref, session)
@@ -354,13 +354,13 @@ class ManagerActor(SupervisedActor):
                 f"flow must be a FlowControl or None, not {type(request.flow).__name__}"
             )
         session = self._table.find(named(request.stream_id))
-        if session.subscribe(ref, _checked_after(request.after, session), request.flow) is not None:
+        if session.members.subscribe(ref, _checked_after(request.after, session), request.flow) is not None:
             self._table.watch(ref, session)
 
     def _unsubscribe(self, request: Unsubscribe) -> bool:
         ref = one_ref(request.subscriber)
         session = self._table.get(named(request.stream_id))
-        return session is not None and session.unsubscribe(ref.actor_urn)
+        return session is not None and session.members.unsubscribe(ref.actor_urn)
 
     def _drain(self, request: Drain, reply: Any) -> None:
         timeout = seconds("Drain.timeout", request.timeout, zero=True)

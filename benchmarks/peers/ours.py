@@ -128,9 +128,9 @@ def plain(work: Work) -> Figures:
 def profile_stream_thread() -> None:
     stream = StreamActor._stream
 
-    def _stream(self: StreamActor, attempt: Any) -> None:
+    def _stream(self: StreamActor, feed: Any) -> None:
         with profiled(on=True):
-            stream(self, attempt)
+            stream(self, feed)
 
     StreamActor._stream = _stream  # type: ignore[method-assign]
 

@@ -50,8 +50,11 @@ from gemini_streams.delivery.subscription import Subscription
 from gemini_streams.errors import ConnectionLostError
 from gemini_streams.http.sse import Decoder
 from gemini_streams.options import Overflow, Place, Settings
-from gemini_streams.streams import session as session_module
+from gemini_streams.streams import feed as feed_module
+from gemini_streams.streams import recovery
 from gemini_streams.streams.attempt import Attempt
+from gemini_streams.streams.feed import Feed
+from gemini_streams.streams.members import Members
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.pump import Pump
 from gemini_streams.streams.rate_limits import Cooldowns
@@ -244,17 +247,17 @@ class Delivery(RuleBasedStateMachine):
         self.patched = pytest.MonkeyPatch()
         machine = self
         on_credit, fits, fitting, common_room = (
-            Session.on_credit,
+            Members.on_credit,
             Subscription._fits,
             Subscription._fitting,
             delivery_module.common_room,
         )
 
-        def credit(session: Session, subscription: Subscription) -> None:
-            if session.lock.locked():  # in its own thread it would wait for the lock
+        def credit(members: Members, subscription: Subscription) -> None:
+            if members.lock.locked():  # in its own thread it would wait for the lock
                 machine.late.append(subscription)
             else:
-                on_credit(session, subscription)
+                on_credit(members, subscription)
 
         def looked(original: Any) -> Any:
             def look(subscription: Subscription, *args: Any) -> Any:
@@ -287,22 +290,22 @@ class Delivery(RuleBasedStateMachine):
                 if self not in machine.errands:
                     machine.errands.append(self)
 
-        original_event = Session.event
+        original_event = Members.event
 
-        def event(session: Session, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
+        def event(members: Members, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
             meanwhile, machine.meanwhile = machine.meanwhile, None
             if meanwhile is not None:
                 machine.happen(meanwhile)
-            return original_event(session, attempt, sequence, payload)
+            return original_event(members, attempt, sequence, payload)
 
         self.patched.setattr(delivery_module, "Errand", Errand)
-        self.patched.setattr(Session, "event", event)
-        self.patched.setattr(Session, "on_credit", credit)
+        self.patched.setattr(Members, "event", event)
+        self.patched.setattr(Members, "on_credit", credit)
         self.patched.setattr(Subscription, "_fits", looked(fits))
         self.patched.setattr(Subscription, "_fitting", looked(fitting))
         self.patched.setattr(delivery_module, "common_room", looked_at_all)
         self.patched.setattr(audience_module, "common_room", looked_at_all)
-        self.patched.setattr(session_module, "common_room", looked_at_all)
+        self.patched.setattr(feed_module, "common_room", looked_at_all)
 
     @initialize(history=st.sampled_from([0, 300, 2000, 1 << 20]))
     def start(self, history: int) -> None:
@@ -362,7 +365,7 @@ class Delivery(RuleBasedStateMachine):
                 self.errands.remove(ready[0])
                 ready[0].run()
             elif self.late:
-                self.session.on_credit(self.late.pop(0))
+                self.session.members.on_credit(self.late.pop(0))
             else:
                 self._pump()
 
@@ -389,7 +392,7 @@ class Delivery(RuleBasedStateMachine):
             self.attempt = self.session.begin()
             self.decoder = Decoder(1 << 20)
             if self.attempt is not None:
-                self.session.answering(self.attempt)
+                Feed(self.session, self.attempt).answering()
 
     def _pump(self) -> None:
         """The loop of the stream's thread, until it has nothing or would wait."""
@@ -400,7 +403,7 @@ class Delivery(RuleBasedStateMachine):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(audience_module, "threading", SimpleNamespace(Lock=ParkingLock))
                 try:
-                    count, room = self.session.room(attempt, self.decoder.next_size)
+                    count, room = Feed(self.session, attempt).room(self.decoder.next_size)
                 except Parked:
                     self.parked = ParkingLock.made[-1]
                     if not self.parked.released:
@@ -410,7 +413,9 @@ class Delivery(RuleBasedStateMachine):
             if self.join_in_between is not None:
                 joining, self.join_in_between = self.join_in_between, None
                 self._join(*joining)
-            pump: Any = SimpleNamespace(_session=self.session, _attempt=attempt)
+            pump: Any = SimpleNamespace(
+                _session=self.session, _attempt=attempt, _into=Feed(self.session, attempt)
+            )
             for payload in payloads:
                 self.truth.append(msgspec.json.decode(payload))
             Pump._deliver(pump, payloads)
@@ -419,10 +424,10 @@ class Delivery(RuleBasedStateMachine):
         session = self.session
         expected = len(self.truth)
         already = any(s.urn == person.actor_urn and not s.closed for s in session.audience.all)
-        kept = session._history.oldest
+        kept = session.history.oldest
         oldest = len(self.truth) if kept is None else kept
         try:
-            subscription = session.subscribe(person, after, flow)  # type: ignore[arg-type]
+            subscription = session.members.subscribe(person, after, flow)  # type: ignore[arg-type]
         except HistoryGoneError:
             assert oldest > 0, "the history goes back to the start"
             assert after is not None
@@ -452,7 +457,7 @@ class Delivery(RuleBasedStateMachine):
 
     def _leave(self, person: Person, *, read: bool) -> None:
         was = person.subscription
-        left = self.session.unsubscribe(person.actor_urn)
+        left = self.session.members.unsubscribe(person.actor_urn)
         before = len(person.items)
         self.settle()
         if read:
@@ -487,7 +492,7 @@ class Delivery(RuleBasedStateMachine):
                 self._begin()
             assert self.attempt is not None
             self.attempt.meaning.finish_reason = "STOP"
-            self.session.complete(self.attempt)
+            Feed(self.session, self.attempt).complete()
         for _ in range(100_000):
             for person in self.people:
                 person.handle(3)
@@ -614,8 +619,8 @@ class Delivery(RuleBasedStateMachine):
                 person.actor_inbox.close()
                 self._read_one()
                 person.actor_inbox = Mailbox()
-            self.session.unsubscribe(person.actor_urn, gone=True)
-            assert not self.session.has_subscriber(person.actor_urn)
+            self.session.members.unsubscribe(person.actor_urn, gone=True)
+            assert not self.session.members.has(person.actor_urn)
             person.items.clear()
             person.subscription = None
             person.actor_urn += "'"
@@ -626,7 +631,7 @@ class Delivery(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.attempt is not None and not self.session.ended)
     def fail(self) -> None:
-        delay = self.session.failed(ConnectionLostError("cut"))
+        delay = recovery.failed(self.session, ConnectionLostError("cut"))
         assert delay == 0
         del self.truth[self.session.next_sequence :]
         self.attempt = None
@@ -657,7 +662,7 @@ class Delivery(RuleBasedStateMachine):
             if self.attempt is None or self.decoder.waiting:
                 return
             self.attempt.meaning.finish_reason = "STOP"
-            self.session.complete(self.attempt)
+            Feed(self.session, self.attempt).complete()
         elif how == "stop":
             assert self.session.stop("requested")
             for person in self.people:
@@ -708,7 +713,7 @@ class Delivery(RuleBasedStateMachine):
         if session.ended:
             assert session.audience.parked is None
         elif session.audience.all:
-            assert session._watchdog.keep_until is None
+            assert session.watchdog.keep_until is None
 
     @invariant()
     def a_stream_waits_for_somebody(self) -> None:

@@ -26,7 +26,7 @@ from gemini_streams import (
     StreamStopped,
     SubscriberActor,
 )
-from gemini_streams.streams.session import Session
+from gemini_streams.streams.members import Members
 from gemini_streams.testing import Body, LocalGemini, LongAnswer, Reply, check_history
 from kit.helpers import LAST, events_of, eventually, last_of, text_of
 from pykka_supervisor.testing import Probe, TestClock
@@ -299,7 +299,7 @@ def test_the_history_is_bounded_in_bytes(gemini: LocalGemini, manager: StartMana
     stream_id = streams.start_stream("why", subscriber=probe.ref)
     assert last_of(probe).ok
     session = streams._cell.incarnation.actor._table.find(stream_id)  # type: ignore[union-attr]
-    assert 19_000 < session._history.cost <= 20_000
+    assert 19_000 < session.history.cost <= 20_000
 
 
 @pytest.mark.parametrize("way", ["more requests", "unsubscribe", "stop"])
@@ -313,16 +313,16 @@ def test_a_replay_is_decoded_where_it_holds_up_nobody(
     stream_id = streams.start_stream("why", subscriber=first.ref)
     first.expect(StreamEvent, lambda e: e.sequence == 199)
     reached, gate, names = threading.Event(), threading.Event(), set()
-    original = Session.event
+    original = Members.event
 
-    def event(self: Session, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
+    def event(self: Members, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         names.add(threading.current_thread().name)
         if sequence == 100:
             reached.set()
             gate.wait(30)
         return original(self, attempt, sequence, payload)
 
-    monkeypatch.setattr(Session, "event", event)
+    monkeypatch.setattr(Members, "event", event)
     streams.subscribe_stream(stream_id, late.ref, after=FROM_START, timeout=5)
     assert reached.wait(5)
     info = streams.get_stream_info(stream_id, timeout=5)
@@ -357,10 +357,10 @@ def test_an_event_that_cannot_be_read_again_is_an_end_and_no_silence(
     stream_id = streams.start_stream("why", subscriber=first.ref)
     first.wait(2)
 
-    def event(self: Session, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
+    def event(self: Members, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         raise RecursionError
 
-    monkeypatch.setattr(Session, "event", event)
+    monkeypatch.setattr(Members, "event", event)
     streams.subscribe_stream(stream_id, late.ref, after=FROM_START)
     assert isinstance(late.expect(StreamError).error, StreamCrashedError)
     eventually(lambda: streams.get_stream_info(stream_id).subscribers == (first.ref,))

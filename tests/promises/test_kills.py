@@ -25,8 +25,8 @@ from gemini_streams import (
 )
 from gemini_streams.http.exchange import Exchange
 from gemini_streams.streams.actor import StreamActor
+from gemini_streams.streams.feed import Feed
 from gemini_streams.streams.pump import Pump
-from gemini_streams.streams.session import Session
 from gemini_streams.testing import Raw, Reply, StallUpload, check_history, trickle
 from kit.helpers import eventually
 from kit.scene import AT_ONCE, LAST, STEADY, Scene, Slow, texts
@@ -277,13 +277,13 @@ def test_killed_while_stopping() -> None:
 
 
 def test_killed_while_it_completes(monkeypatch: pytest.MonkeyPatch) -> None:
-    complete = Session.complete
+    complete = Feed.complete
 
-    def killed(session: Session, attempt: Any) -> None:
-        Slow(partial(kill, cast("Any", session.ref))).join()
-        complete(session, attempt)
+    def killed(feed: Feed) -> None:
+        Slow(partial(kill, cast("Any", feed.session.ref))).join()
+        complete(feed)
 
-    monkeypatch.setattr(Session, "complete", killed)
+    monkeypatch.setattr(Feed, "complete", killed)
     with Scene(retry=RetryPolicy(attempts=1)) as scene:
         scene.gemini.on("why", WHOLE)
         _, probe = scene.start()
@@ -378,14 +378,14 @@ def test_a_crash_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None
 def test_nothing_that_is_raised_in_it_gets_further(
     monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    answering = Session.answering
+    answering = Feed.answering
 
-    def raises(session: Session, attempt: Any) -> None:
-        if attempt.number == 1:
+    def raises(feed: Feed) -> None:
+        if feed.attempt.number == 1:
             raise error
-        answering(session, attempt)
+        answering(feed)
 
-    monkeypatch.setattr(Session, "answering", raises)
+    monkeypatch.setattr(Feed, "answering", raises)
     with Scene() as scene:
         scene.gemini.on("why", WHOLE)
         _, probe = scene.start()

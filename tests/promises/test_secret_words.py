@@ -272,7 +272,7 @@ def test_no_place_that_raises_has_to_think_of_it(
             503, f"S{KEY}", f"no {_each('&#{0};')(KEY)}" + "z" * 9000, [{KEY: [KEY]}], retryable=True
         )
 
-    monkeypatch.setattr("gemini_streams.streams.session.Session.answering", careless)
+    monkeypatch.setattr("gemini_streams.streams.feed.Feed.answering", careless)
     gemini.keys = None
     where = Gemini(api_key=KEY, base_url=gemini.url)
     manager(endpoint=where, retry=RetryPolicy(attempts=2, initial_delay=0, jitter=0)).start_stream(
@@ -306,7 +306,7 @@ def test_a_bugs_own_words_are_in_no_line_and_no_error(
         except KeyError as inner:
             raise SlipError(f"the prompt is {PROMPT}, the key {KEY}") from inner
 
-    monkeypatch.setattr("gemini_streams.streams.session.Session.answering", slip)
+    monkeypatch.setattr("gemini_streams.streams.feed.Feed.answering", slip)
     gemini.keys = None
     ref = manager(endpoint=Gemini(api_key=KEY, base_url=gemini.url), retry=ONCE)
     ref.start_stream(PROMPT, subscriber=probe.ref)

@@ -328,7 +328,7 @@ def test_a_crash_shows_nothing(
     check_error(last_of(probe).error)
     monkeypatch.undo()
 
-    monkeypatch.setattr("gemini_streams.streams.session.Session.answering", broken)
+    monkeypatch.setattr("gemini_streams.streams.feed.Feed.answering", broken)
     ref.start_stream(PROMPT, subscriber=probe.ref)
     error = last_of(probe).error
     assert isinstance(error, gemini_streams.StreamCrashedError)

@@ -32,7 +32,9 @@ from gemini_streams.errors import (
 from gemini_streams.http.connections import Connections
 from gemini_streams.http.exchange import Exchange
 from gemini_streams.http.failures import Interrupted
+from gemini_streams.streams import recovery
 from gemini_streams.streams.attempt import Attempt, Retired
+from gemini_streams.streams.feed import Feed
 from gemini_streams.streams.pump import Pump
 from gemini_streams.streams.session import Session
 from gemini_streams.streams.verdict import verdict_on
@@ -122,7 +124,9 @@ class StreamActor(SupervisedActor):
             return False
         again = functools.partial(self._run_later, run)
         if session.undecided is not None:
-            delay = session.failed(session.undecided, verdict=verdict_on(session.undecided, session))
+            delay = recovery.failed(
+                session, session.undecided, verdict=verdict_on(session.undecided, session)
+            )
             if delay:
                 session.clock.call_later(delay, again)
                 return True
@@ -141,7 +145,7 @@ class StreamActor(SupervisedActor):
             return
         if attempt is not None:
             try:
-                self._stream(attempt)
+                self._stream(Feed(self._session, attempt))
             except Retired:
                 pass
             except Interrupted:
@@ -173,36 +177,36 @@ class StreamActor(SupervisedActor):
         with contextlib.suppress(pykka.ActorDeadError):
             self.actor_ref.tell(run)
 
-    def _stream(self, attempt: Attempt) -> None:
+    def _stream(self, feed: Feed) -> None:
         """Stream the answer, in as many requests as it takes."""
-        session = self._session
+        session, attempt = feed.session, feed.attempt
         fruitless = 0
         while True:
             resume = session.resume
-            ended = self._request(attempt)
+            ended = self._request(feed)
             if ended is End.COMPLETE:
                 reason = attempt.meaning.finish_reason
                 if reason in session.options.retry.retry_finish:
                     raise BadFinishError(f"the answer ended with finishReason {reason}", reason)
-                session.complete(attempt)
+                feed.complete()
                 return
             fruitless = fruitless + 1 if session.resume == resume else 0
             if fruitless >= _MAX_FRUITLESS_HOPS:
                 raise StreamTruncatedError(
                     f"the answer stopped with CONTINUATION {fruitless} times without getting on"
                 )
-            session.next_hop(attempt)
+            feed.next_hop()
 
-    def _request(self, attempt: Attempt) -> End:
+    def _request(self, feed: Feed) -> End:
         """Make one request and deliver what comes of it; returns `COMPLETE` or `CONTINUES`."""
-        session = self._session
-        exchange = attempt.exchange = Exchange(lambda: session.connected(attempt))
+        session, attempt = feed.session, feed.attempt
+        exchange = attempt.exchange = Exchange(feed.connected)
         if attempt.interrupted:
             raise Interrupted
         exchange.send(self._connections, session.target, session.call())
         self._check_answer(attempt, exchange)
-        session.answering(attempt)
-        return Pump(session, attempt, exchange).run(self._connections.reader)
+        feed.answering()
+        return Pump(feed, exchange).run(self._connections.reader)
 
     def _check_answer(self, attempt: Attempt, exchange: Exchange) -> None:
         status = exchange.status

@@ -1,4 +1,4 @@
-"""From bytes to events: what one request's answer brings, given to the session as it comes.
+"""From bytes to events: what one request's answer brings, given to the stream as it comes.
 
 The rules:
 
@@ -34,6 +34,7 @@ from gemini_streams.http.reader import Reader
 from gemini_streams.http.sse import Decoder
 from gemini_streams.messages import StreamEvent
 from gemini_streams.streams.attempt import Attempt
+from gemini_streams.streams.feed import Feed
 from gemini_streams.streams.session import Session
 
 __all__ = ["Pump"]
@@ -54,14 +55,16 @@ class Pump:
         "_ended",
         "_exchange",
         "_failure",
+        "_into",
         "_received",
         "_session",
         "_undelivered",
     )
 
-    def __init__(self, session: Session, attempt: Attempt, exchange: Exchange) -> None:
-        self._session = session
-        self._attempt = attempt
+    def __init__(self, feed: Feed, exchange: Exchange) -> None:
+        self._into = feed
+        self._session = session = feed.session
+        self._attempt = feed.attempt
         self._exchange = exchange
         self._decoder = Decoder(session.options.max_event_bytes)
         self._received: bytes | None = None  # by the shared reader, not used yet
@@ -76,22 +79,23 @@ class Pump:
 
         Raises what the answer failed of, `Interrupted`, `Retired`.
         """
-        session, attempt, exchange, decoder = self._session, self._attempt, self._exchange, self._decoder
+        feed, attempt, exchange, decoder = self._into, self._attempt, self._exchange, self._decoder
+        audience = self._session.audience
         much = False
         while True:
             if self._undelivered is not None:
                 (events, payloads), self._undelivered = self._undelivered, None
-                session.deliver(attempt, events, payloads)
+                feed.deliver(events, payloads)
                 continue
             if decoder.waiting:
-                if self._fits() and session.audience.count < _MANY:
+                if self._fits() and audience.count < _MANY:
                     self._deliver(decoder.take())
                     continue
-                count, room = session.room(attempt, decoder.next_size)
+                count, room = feed.room(decoder.next_size)
                 if (
                     count == NO_LIMIT
                     or decoder.waiting >= count
-                    or session.audience.count < _MANY
+                    or audience.count < _MANY
                     or self._failure is not None
                     or self._ended
                     or not exchange.has_more()
@@ -104,7 +108,7 @@ class Pump:
             if self._ended:
                 return self._end()
             if attempt.free <= 0 or attempt.free_bytes <= 0:
-                session.room(attempt, 0)
+                feed.room(0)
             try:
                 data = exchange.read() if much else exchange.read_now()
                 if data is None:
@@ -191,7 +195,7 @@ class Pump:
                     return False
                 payloads = decoder.take()
                 events, payloads, self._failure = _events_of(self._session, attempt, payloads)
-                if events and not self._session.deliver_now(attempt, events, payloads):
+                if events and not self._into.deliver_now(events, payloads):
                     self._undelivered = events, payloads
                     return False
                 if self._failure is not None:
@@ -206,7 +210,7 @@ class Pump:
     def _deliver(self, payloads: list[bytes]) -> None:
         events, kept, broken = _events_of(self._session, self._attempt, payloads)
         if events:
-            self._session.deliver(self._attempt, events, kept)
+            self._into.deliver(events, kept)
         if broken is not None:
             raise broken
 
@@ -229,7 +233,7 @@ class Pump:
 
     def _end(self) -> End:
         """Decide what the clean end of the body means, and give the connection back."""
-        session, attempt, exchange, decoder = self._session, self._attempt, self._exchange, self._decoder
+        attempt, exchange, decoder = self._attempt, self._exchange, self._decoder
         last = decoder.end()
         exchange.finish()
         rest = decoder.take()
@@ -237,7 +241,7 @@ class Pump:
         if last is not None and not half:
             rest.append(last)
         if rest:
-            session.room(attempt, len(rest[0]))
+            self._into.room(len(rest[0]))
             self._deliver(rest)
         error = find_error(last) if last is not None and half else None
         if error is not None:

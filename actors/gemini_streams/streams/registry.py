@@ -297,7 +297,7 @@ class Sessions:
         with self._lock:
             self._process_ends = True
         self.end_all("shutdown")
-        told = {urn for session in self.all() for urn in session.told}
+        told = {urn for session in self.all() for urn in session.members.told}
         deadline = time.monotonic() + within
         handled = [
             ref.ask(
@@ -332,7 +332,7 @@ class Sessions:
             watched.sessions.add(session)
         if known is None:
             self._monitor(ref, watched)
-        if session.ended or not session.has_subscriber(ref.actor_urn):  # it has left meanwhile
+        if session.ended or not session.members.has(ref.actor_urn):  # it has left meanwhile
             self.unwatch(ref, session)
 
     def unwatch(self, ref: pykka.ActorRef[Any], session: Session) -> None:
@@ -368,7 +368,7 @@ class Sessions:
                 del self._watched[ref.actor_urn]
             sessions = list(watched.sessions)
         for session in sessions:
-            safely(session.unsubscribe, ref.actor_urn, gone=True)
+            safely(session.members.unsubscribe, ref.actor_urn, gone=True)
 
     # -- figures -----------------------------------------------------------------------------------------------------
 
@@ -388,7 +388,7 @@ class Sessions:
                 total_streams=len(sessions),
                 max_streams=self.max_streams,
                 streams_by_status=by_status,
-                total_subscribers=sum(s.subscribers for s in sessions),
+                total_subscribers=sum(s.members.count for s in sessions),
                 started=self._started,
                 completed=self._completed,
                 failed=self._failed,

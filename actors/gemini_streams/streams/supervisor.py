@@ -2,7 +2,7 @@
 
 Every kind of failure comes here as the reason for which the stream's actor ended: an error of ours from its attempt,
 a crash, a kill, a thread that could not be started. One loop serves them all: the session asks the retry policy and
-tells the subscribers (`Session.failed`). This supervisor waits without blocking its thread and starts the next
+tells the subscribers (`recovery`). This supervisor waits without blocking its thread and starts the next
 attempt, as a new incarnation of the same actor. Stream deaths count against their own policy only, never against an
 intensity.
 
@@ -19,6 +19,7 @@ from gemini_streams.errors import ConnectionFailedError, GeminiStreamsError, Str
 from gemini_streams.http.connections import Connections
 from gemini_streams.safely import safely
 from gemini_streams.streams import rate_limits as cooldowns
+from gemini_streams.streams import recovery
 from gemini_streams.streams.actor import AttemptFailed, StreamActor
 from gemini_streams.streams.registry import CancelSession, LaunchMore, Sessions, StartSession
 from gemini_streams.streams.session import Session
@@ -133,14 +134,14 @@ def _decide(session: Session, reason: Exit) -> float | GiveUp:
 
 def _after(session: Session, reason: Exit) -> float | None:
     if isinstance(reason, Crash) and isinstance(reason.exception, AttemptFailed):
-        return session.failed(reason.exception.error, verdict=reason.exception.verdict)
+        return recovery.failed(session, reason.exception.error, verdict=reason.exception.verdict)
     known = session.asking or session.undecided
     if known is not None:  # its thread has ended as well, before the policy's `retryable` has answered
-        return session.failed(known)
+        return recovery.failed(session, known)
     error = _error_of(session, reason)
     if session.ended or session.options.retry.retryable is None or isinstance(reason, StartFailed):
-        return session.failed(error)
-    session.retire(error)
+        return recovery.failed(session, error)
+    recovery.retire(session, error)
     return 0.0  # the next incarnation asks, in its own thread, before it does anything else
 
 

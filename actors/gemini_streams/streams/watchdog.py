@@ -47,6 +47,16 @@ _HUNG_AFTER = 1.0
 """Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
 
 
+class LetsGo(Protocol):
+    """A stream's subscribers, as far as its timer is concerned."""
+
+    def forsake(self) -> Attempt | None:
+        """End the stream that no subscriber came back to, with the lock held; returns the attempt to interrupt."""
+
+    def let_go(self, subscription: Subscription) -> Attempt | None:
+        """End one subscription, with the lock held; returns the attempt to interrupt."""
+
+
 class Watched(Protocol):
     """A stream, as far as its timer is concerned."""
 
@@ -65,11 +75,9 @@ class Watched(Protocol):
     def fail(self, error: GeminiStreamsError) -> bool:
         """End the stream with an error; called without the lock."""
 
-    def forsake(self) -> Attempt | None:
-        """End the stream that no subscriber came back to, with the lock held; returns the attempt to interrupt."""
-
-    def let_go(self, subscription: Subscription) -> Attempt | None:
-        """End one subscription, with the lock held; returns the attempt to interrupt."""
+    @property
+    def members(self) -> LetsGo:
+        """The stream's subscribers."""
 
 
 class Watchdog:
@@ -139,10 +147,10 @@ class Watchdog:
             if deadline is not None and now >= stream.started_mono + deadline:
                 late = DeadlineExceededError(f"the stream's deadline of {deadline:g} s has passed")
             elif self.keep_until is not None and now >= self.keep_until:
-                interrupted = stream.forsake()
+                interrupted = stream.members.forsake()
             elif stream.audience.parked is not None:
                 for subscription in stream.audience.stalled(now):
-                    interrupted = stream.let_go(subscription) or interrupted
+                    interrupted = stream.members.let_go(subscription) or interrupted
             elif (
                 attempt is not None
                 and attempt.connected

@@ -1,0 +1,131 @@
+"""What follows the end of an attempt that has failed: the next attempt, or the stream's end.
+
+The rules:
+
+- An attempt that was interrupted for a failure (silence) failed of that, whatever its actor died of.
+- The retry policy decides (`retry`), without the lock. What the session knew is read before, and looked at again after:
+  the stream can have been ended meanwhile.
+- The subscribers are told of the coming attempt before the wait for it begins.
+- Where the policy's `retryable` has to be asked and the thread that could ask has died, the attempt is retired, and its
+  successor's thread asks before it begins (`Session.undecided`).
+
+The supervisor's thread calls these; so does the stream's own, for a predecessor that died.
+"""
+
+from __future__ import annotations
+
+import random
+
+from gemini_streams.errors import APIError, GeminiStreamsError, StreamCrashedError
+from gemini_streams.messages import StreamRestarting
+from gemini_streams.streams.attempt import Attempt, hang_up
+from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
+from gemini_streams.streams.session import Session
+from gemini_streams.streams.status import ENDED, follow
+from pykka_supervisor.log import get_logger
+
+__all__ = ["failed", "retire"]
+
+_log = get_logger(__name__)
+
+
+def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None = None) -> float | None:
+    """Decide what follows a failed attempt: return the seconds until the next one, or `None` where it was the last.
+
+    `verdict`: what the policy's `retryable` has said. The subscribers have been told when this returns. Also called
+    in the stream's own thread, where its predecessor's death had to be asked about.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    session.table.launches.out(session)
+    with session.lock:
+        session.undecided = session.asking = None
+        if session.ended:
+            return None
+        attempt, session.current, session.broken = session.current or session.broken, None, None
+        error = _cause(error, attempt)
+        session.progress.failed(error)
+        resume_at = session.progress.resume_at
+        asked = max(0.0, error.retry_at - session.clock.time()) if error.retry_at is not None else 0.0
+        failed = Failed(
+            error=error,
+            attempt=session.attempt,
+            elapsed=session.duration,
+            voids=session.next_sequence > resume_at,
+            silences=session.progress.silences,
+            verdict=verdict,
+            asked=asked,
+            kept=session.waits.kept,
+            waited=session.waits.seconds,
+            deadline=session.options.deadline,
+        )
+    hang_up(attempt)
+    if isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS and error.retryable:
+        session.waits.refused(asked)
+    else:
+        session.waits.left()
+    wait = next_wait(session.options.retry, failed, random.uniform)
+    if wait is None:
+        with session.lock:
+            _add_usage(session, attempt, session.next_sequence)  # nothing of it becomes void any more
+        session.fail(error)
+        return None
+    with session.lock:
+        if session.status in ENDED:  # meanwhile
+            return None
+        if asked:
+            session.waits.keep(wait.delay, counted=wait.counted)
+        _restart(session, error, attempt, resume_at, wait.delay)
+        if session.status in ENDED:  # no subscriber was left to take the news
+            return None
+    _log.info(
+        "stream_restarting",
+        stream_id=session.stream_id,
+        model=session.model,
+        attempt=session.attempt,
+        resume_at=resume_at,
+        delay=wait.delay,
+        error=error.brief,
+    )
+    return wait.delay
+
+
+def retire(session: Session, error: GeminiStreamsError) -> None:
+    """Close an attempt whose thread has died; what follows is decided in its successor's (`undecided`)."""
+    with session.lock:
+        attempt, session.current = session.current, None
+        session.broken = attempt
+        session.undecided = _cause(error, attempt)
+    hang_up(attempt)
+
+
+def _cause(error: GeminiStreamsError, attempt: Attempt | None) -> GeminiStreamsError:
+    """Return the error that an attempt was killed for because it did not end for it, or else `error`."""
+    if attempt is not None and attempt.error is not None and isinstance(error, StreamCrashedError):
+        return attempt.error
+    return error
+
+
+def _add_usage(session: Session, attempt: Attempt | None, resume_at: int) -> None:
+    """Keep the usage of a broken request whose answer stands in part."""
+    session.progress.keep(None if attempt is None else attempt.meaning.usage, resume_at)
+
+
+def _restart(
+    session: Session, error: GeminiStreamsError, attempt: Attempt | None, resume_at: int, delay: float
+) -> None:
+    """Begin the time between two attempts, and tell it to all subscribers; with the lock held."""
+    _add_usage(session, attempt, resume_at)
+    if session.status != "restarting":  # or this attempt died before it had begun
+        session.status = follow(session.status, "restarting")
+    session.error = session.restart_error = error
+    session.attempt += 1
+    session.next_sequence = resume_at
+    session.history.restart(session.attempt, resume_at)
+    session.table.count_restart()
+    message = StreamRestarting(session.stream_id, session.attempt, resume_at, delay, error, session.tag)
+    for subscription in session.audience.all:
+        subscription.restart(message)
+        subscription.stalled_since = None
+    for subscription in session.audience.all:
+        if subscription.closed:
+            session.members.leave(subscription)

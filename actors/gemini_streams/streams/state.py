@@ -1,0 +1,233 @@
+"""What is known of one stream over all its attempts: its fields, which thread writes each, and what follows from them.
+
+The rules:
+
+- An attempt is one incarnation of the stream's actor. Its own fields die with it (`attempt`); the stream's stand here.
+- Everything is changed with `lock` held, and `lock` is only ever held for a moment: nothing under it blocks or calls an
+  application's code. A thread that holds it may take the table's lock, a clock's or an inbox's; never the other way.
+- The subscribers and the wait for room stand in `audience`, the part of the answer that stands in `progress`, the one
+  timer in `watchdog`. `status` has the table of the states.
+
+Each thread has its own end of a stream, and the ends hold the rules:
+
+    thread                                       end
+    the manager's                                `session`; `members` for subscribers that join and leave
+    the stream's own, the shared reader for it   `feed`
+    the supervisor's                             `recovery`
+    a subscriber's, when it gives credit         `members`
+    the clock's                                  `watchdog`
+    each that can end the stream                 `ending`
+
+Every field is written with the lock held, but for those marked *:
+
+    field                              written by                                may be read without the lock by
+    stream_id, run, tag, model,
+      options, target, request, table,
+      clock, patient                   no thread: they never change              any thread
+    slot *                             a thread with the table's lock            the manager's, the supervisor's
+    ref *                              the supervisor's, before the attempt      any thread
+    started_at, started_mono           the thread that launches the stream       any thread
+    status, error, attempt             the thread that begins, restarts or ends  any thread: right a moment ago
+    current                            the same threads                          the thread that ends it
+    next_sequence                      the pump's thread; the supervisor's       the pump's thread
+    events_count, heard_at             the pump's thread                         any thread: right a moment ago
+    first_event_at                     the pump's thread                         the stream's thread
+    progress                           the pump's thread; the supervisor's       the stream's, `resume` alone
+    undecided, asking *                the supervisor's; the stream's            the other one of the two
+    broken, restart_error              the supervisor's; the stream's            no thread
+    ended_mono                         the thread that ends the stream           any thread
+    history, last                      a thread with the lock                    no thread
+
+"The pump's thread" is the one that uses the pump at the moment: the stream's own, or the shared reader's for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+import pykka
+
+from gemini_streams.api.endpoint import Target
+from gemini_streams.api.protocol import Events, Request
+from gemini_streams.delivery.audience import Audience
+from gemini_streams.delivery.history import History
+from gemini_streams.delivery.subscription import LastMessageOf
+from gemini_streams.errors import GeminiStreamsError
+from gemini_streams.messages import Status
+from gemini_streams.options import Settings
+from gemini_streams.streams.attempt import Attempt
+from gemini_streams.streams.pacing import Launches
+from gemini_streams.streams.progress import Progress
+from gemini_streams.streams.rate_limits import Cooldowns
+from gemini_streams.streams.status import ENDED
+from gemini_streams.streams.waits import Waits
+from gemini_streams.streams.watchdog import Watchdog
+
+__all__ = ["State", "Table"]
+
+
+class Table(Protocol):
+    """A stream's side of the table of all streams. Each method takes the table's own lock for a moment only."""
+
+    @property
+    def launches(self) -> Launches[Any]:
+        """The streams that are being launched."""
+
+    @property
+    def cooldowns(self) -> Cooldowns:
+        """The waits that streams of one quota share."""
+
+    def unwatch(self, ref: pykka.ActorRef[Any], session: Any) -> None:
+        """Take note that a subscriber has left a stream."""
+
+    def ended(self, session: Any, *, idle: bool) -> None:
+        """Take note that a stream has ended. `idle`: no attempt is under way that would notice by itself."""
+
+    def count_restart(self) -> None:
+        """Count a restart."""
+
+
+class State:
+    """One stream over all its attempts."""
+
+    __slots__ = (
+        "asking",
+        "attempt",
+        "audience",
+        "broken",
+        "clock",
+        "current",
+        "ended_mono",
+        "error",
+        "events_count",
+        "first_event_at",
+        "heard_at",
+        "history",
+        "last",
+        "lock",
+        "model",
+        "next_sequence",
+        "options",
+        "patient",
+        "progress",
+        "ref",
+        "request",
+        "restart_error",
+        "run",
+        "slot",
+        "started_at",
+        "started_mono",
+        "status",
+        "stream_id",
+        "table",
+        "tag",
+        "target",
+        "undecided",
+        "waits",
+        "watchdog",
+    )
+
+    watchdog: Watchdog
+
+    def __init__(
+        self,
+        *,
+        stream_id: str,
+        run: str,
+        tag: Any,
+        request: Request,
+        target: Target,
+        options: Settings,
+        table: Table,
+        patient: bool = False,
+    ) -> None:
+        self.lock = threading.Lock()
+        self.stream_id = stream_id
+        self.run = run
+        """Tells this stream from one that was started under the same id before or after it."""
+        self.tag = tag
+        self.model = options.model
+        self.options = options
+        self.target = target
+        self.request = request
+        self.table = table
+        self.clock = clock = options.clock
+        self.status: Status = "queued"
+        self.error: GeminiStreamsError | None = None
+        self.patient = patient
+        """Whether it waits for a slot however many wait, and its time begins with that slot."""
+        self.slot = False
+        """Whether it holds one of the table's slots; the table's business."""
+        self.ref: pykka.ActorRef[Any] | None = None
+        self.started_at = clock.time()
+        self.started_mono = clock.monotonic()
+        self.heard_at: float | None = None
+        self.first_event_at: float | None = None
+        self.attempt = 1
+        self.current: Attempt | None = None
+        self.events_count = 0
+        self.next_sequence = 0
+        self.progress = Progress()
+        self.restart_error: GeminiStreamsError | None = None
+        self.broken: Attempt | None = None
+        """An attempt that was retired and is not decided on yet."""
+        self.undecided: GeminiStreamsError | None = None
+        """What an attempt died of that the policy's `retryable` has to be asked about, in a thread that lives."""
+        self.asking: GeminiStreamsError | None = None
+        """What it is being asked about."""
+        self.waits = Waits(self)
+        self.audience = Audience()
+        self.history = History(options.history)
+        self.ended_mono: float | None = None
+        self.last: LastMessageOf | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.stream_id} {self.status} attempt={self.attempt}>"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream has ended."""
+        return self.status in ENDED
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the start."""
+        end = self.ended_mono
+        return (self.clock.monotonic() if end is None else end) - self.started_mono
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun, or would have."""
+        return self.attempt - 1 if self.status == "restarting" else self.attempt
+
+    @property
+    def quota_key(self) -> tuple[str, str, str]:
+        """What this stream shares a rate limit by."""
+        return self.target.quota_key(self.model)
+
+    @property
+    def cooldowns(self) -> Cooldowns:
+        """The waits that it shares with other streams."""
+        return self.table.cooldowns
+
+    def usage(self) -> dict[str, Any] | None:
+        """Tokens of the requests whose answers stand, the present one included.
+
+        Never raises: the last messages hold it.
+        """
+        now = self.current.meaning.usage if self.current is not None else None
+        return now if self.progress.used is None else self.progress.usage(now)
+
+    def reader_of_events(self) -> Events:
+        """Return what takes the events of the next request; with the lock held."""
+        return self.request.events(self.options.max_event_bytes, self.progress.resume)
+
+    def wake(self) -> None:
+        """Let the stream's thread go on where it waits for room; with the lock held."""
+        if self.audience.parked is None:
+            return
+        if self.current is not None:
+            # The server was not listened to meanwhile; the timer may ring before the stream's thread runs.
+            self.current.heard_at = self.clock.monotonic()
+        self.audience.wake()
