@@ -96,7 +96,7 @@ def manager(gemini: LocalGemini) -> Iterator[StartManager]:
     yield start
     for ref in started:
         if ref.is_alive():
-            ref.stop(timeout=10)
+            ref.stop(timeout=20)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def by_ask(ref: ManagerRef, probe: Probe, part: Any) -> None:
 
 
 def by_an_ask_for_later(ref: ManagerRef, probe: Probe, part: Any) -> None:
-    ref.ask(StartStream(part, subscriber=probe.ref), block=False).get(timeout=10)
+    ref.ask(StartStream(part, subscriber=probe.ref), block=False).get(timeout=20)
     assert isinstance(last_of(probe), StreamComplete)
 
 
@@ -137,7 +137,7 @@ def test_a_forwarded_request_is_read_by_the_actor_that_forwards_it(
     where = Where()
     forwarder = Forwarder.start(manager())
     try:
-        forwarder.ask(StartStream(where.part, subscriber=probe.ref), timeout=10)
+        forwarder.ask(StartStream(where.part, subscriber=probe.ref), timeout=20)
     finally:
         forwarder.stop()
     assert isinstance(last_of(probe), StreamComplete)
@@ -150,7 +150,7 @@ def test_a_request_that_is_put_into_the_inbox_as_it_is_starts_a_stream(
     where, ref = Where(), manager()
     answer: pykka.Future[Any] = pykka.ThreadingFuture()
     ref.actor_inbox.put(Envelope(StartStream(where.part, subscriber=probe.ref), answer))
-    assert isinstance(answer.get(timeout=10), str)
+    assert isinstance(answer.get(timeout=20), str)
     assert isinstance(last_of(probe), StreamComplete)
     assert len(where.threads) == 1
 
@@ -167,18 +167,18 @@ def test_a_request_that_takes_long_to_read_holds_up_nobody_else(manager: StartMa
     asker = threading.Thread(target=lambda: ref.start_stream(Watched(slowly), subscriber=probe.ref))
     asker.start()
     try:
-        assert begun.wait(10)
-        assert ref.list_streams(timeout=10) == []
+        assert begun.wait(20)
+        assert ref.list_streams(timeout=20) == []
     finally:
         enough.set()
-        asker.join(10)
+        asker.join(20)
     assert isinstance(last_of(probe), StreamComplete)
 
 
 def test_an_ask_for_later_is_refused_by_its_future(manager: StartManager, probe: Probe) -> None:
     refused = manager().ask(StartStream([], subscriber=probe.ref), block=False)
     with pytest.raises(InvalidRequestError, match="contents are empty"):
-        refused.get(timeout=10)
+        refused.get(timeout=20)
 
 
 def test_what_an_object_raises_is_raised_in_the_asker_and_logged_where_it_was_told(

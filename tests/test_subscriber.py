@@ -55,7 +55,7 @@ class Noting(SubscriberActor):
 
     def on_receive(self, message: Any) -> Any:
         if isinstance(message, threading.Event):
-            message.wait(10)
+            message.wait(20)
         return ("own", message)
 
     def on_stream_event(self, event: StreamEvent) -> None:
@@ -63,7 +63,7 @@ class Noting(SubscriberActor):
         notes.seen.append(event)
         notes.by.append(self)
         if event.sequence == notes.hangs_at:
-            notes.hold.wait(10)
+            notes.hold.wait(20)
         if event.sequence in notes.bad:
             notes.bad.discard(event.sequence)
             raise ZeroDivisionError
@@ -93,7 +93,7 @@ def supervised(notes: Notes) -> Iterator[tuple[Any, Notes]]:
     [info] = supervisor.which_children()
     yield info.ref, notes
     notes.hold.set()
-    supervisor.stop(timeout=10)
+    supervisor.stop(timeout=20)
 
 
 def ended(notes: Notes, count: int = 1) -> None:
@@ -113,7 +113,7 @@ def test_one_method_is_enough(gemini: LocalGemini, manager: StartManager) -> Non
     streams = manager(retry=QUICK)
     ids = [streams.start_stream("why", subscriber=ref), streams.start_stream("bad", subscriber=ref)]
     eventually(lambda: streams.get_stats().completed == streams.get_stats().failed == 1)
-    ref.ask("is it there still", timeout=5)
+    ref.ask("is it there still", timeout=20)
     assert texts == ["one", " two", "one", " two", " three"]
     assert len(set(ids)) == 2
     ref.stop()
@@ -192,7 +192,7 @@ def test_on_receive_is_free_also_for_asks_between_batches(
     manager().start_stream("why", subscriber=ref)
     asked = 0
     while not any(isinstance(m, LAST) for m in notes.seen):
-        assert ref.ask(asked, timeout=5) == ("own", asked)
+        assert ref.ask(asked, timeout=20) == ("own", asked)
         asked += 1
     assert asked > 5
     assert check_history(notes.seen, ended=True) == []
@@ -232,7 +232,7 @@ def test_a_crash_leaves_all_its_streams_subscribed(
     for crash in range(5):
         notes.bad = {90 + crash}
         kill(ref)
-        eventually(lambda: ref.ask("there", timeout=1), 5)
+        eventually(lambda: ref.ask("there", timeout=1))
     assert all(streams.get_stream_info(stream_id).subscribers == (ref,) for stream_id in ids)
     gemini.gate("why").open()
     ended(notes, 20)
@@ -250,7 +250,7 @@ def test_a_crash_in_a_callback_of_another_kind(
     streams.start_stream("why", subscriber=ref)
     ended(notes)
     eventually(lambda: len(notes.incarnations) == 2)
-    assert ref.ask("there", timeout=5)
+    assert ref.ask("there", timeout=20)
     assert check_history(notes.seen, ended=True) == []
     assert sum(isinstance(m, kind) for m in notes.seen) == 1
     assert not any(isinstance(m, kind) for m in notes.handled)
@@ -373,5 +373,5 @@ def test_the_slot_is_free_in_the_handler_of_a_last_message(
     streams = manager(max_streams=1, retry=ONCE)
     ref = Chain.start()
     streams.start_stream("why", subscriber=ref)
-    assert done.wait(10), left
+    assert done.wait(20), left
     ref.stop()

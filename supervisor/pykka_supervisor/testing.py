@@ -85,7 +85,7 @@ class TestClock:
             due = [timer.due for _, _, timer in self._heap if timer.pending]
             return min(due) - self._now if due else None
 
-    def wait_for_timer(self, timeout: float = 5.0, *, within: float | None = None) -> float:
+    def wait_for_timer(self, timeout: float = 20.0, *, within: float | None = None) -> float:
         """Wait, in real time, until somebody has set a timer; returns the seconds until the next one.
 
         `within`: only one that is due in at most so many seconds of this clock will do. Raises
@@ -142,21 +142,21 @@ class Probe:
             return list(self._messages)
 
     @overload
-    def expect(self, kind: type[T], where: Callable[[T], bool] | None = None, timeout: float = 5.0) -> T: ...
+    def expect(self, kind: type[T], where: Callable[[T], bool] | None = None, timeout: float = 20.0) -> T: ...
 
     @overload
     def expect(
         self,
         kind: tuple[type[Any], ...],
         where: Callable[[Any], bool] | None = None,
-        timeout: float = 5.0,
+        timeout: float = 20.0,
     ) -> Any: ...
 
     def expect(
         self,
         kind: type[Any] | tuple[type[Any], ...],
         where: Callable[[Any], bool] | None = None,
-        timeout: float = 5.0,
+        timeout: float = 20.0,
     ) -> Any:
         """Wait for a message of this type, or one of these, for which `where` is true, and return it.
 
@@ -187,7 +187,7 @@ class Probe:
         if seen:
             raise AssertionError(f"expected nothing; received: {seen!r}")
 
-    def wait(self, count: int, timeout: float = 5.0) -> list[Any]:
+    def wait(self, count: int, timeout: float = 20.0) -> list[Any]:
         """Wait until so many messages have been received in all, and return all of them."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._messages) >= count, timeout):
@@ -219,7 +219,7 @@ class Probe:
 _awaited: weakref.WeakKeyDictionary[SupervisedRef[Any], int] = weakref.WeakKeyDictionary()
 
 
-def await_restart(ref: pykka.ActorRef[Any], timeout: float = 5.0) -> int:
+def await_restart(ref: pykka.ActorRef[Any], timeout: float = 20.0) -> int:
     """Wait until an actor runs again after a restart that has not been awaited yet; returns how many it had.
 
     It does not matter whether the restart is over already when this is called. Raises AssertionError
@@ -242,7 +242,7 @@ def await_restart(ref: pykka.ActorRef[Any], timeout: float = 5.0) -> int:
         time.sleep(0.001)
 
 
-def flush_logs(timeout: float = 5.0) -> None:
+def flush_logs(timeout: float = 20.0) -> None:
     """Wait until the log lines of both packages that were logged before this call are written.
 
     A thread of its own writes them: a test that looks at them calls this first. Raises AssertionError after

@@ -354,7 +354,7 @@ def post(found: Target) -> None:
             data=b"{}",
             headers=revealed(found.headers()),
             proxies=revealed(found.proxies),
-            timeout=5,
+            timeout=20,
         )
 
 

@@ -35,6 +35,7 @@ from gemini_streams.errors import (
 )
 from gemini_streams.messages import StreamEvent, StreamRestarting
 from gemini_streams.testing import Failure, LocalGemini, Reply, RequestRecord
+from kit.helpers import eventually
 
 KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_USE_VERTEXAI")
 NAMES = ("tides", "rain", "sailors", "salt", "nobody", "bees")
@@ -117,7 +118,7 @@ class Terminal:
 
     def wait(self) -> int:
         self.read()
-        return self.process.wait(10)
+        return self.process.wait(20)
 
     def close(self) -> None:
         self.process.kill()
@@ -306,8 +307,8 @@ def test_the_demo_leaves_no_thread_behind(
     assert out.startswith("As asked: a local Gemini answers")
     assert "5 complete" in out
     assert "a-key-that-is-not-to-be-used" not in out + err
-    left = {thread.name for thread in set(threading.enumerate()) - before}
-    assert left <= {"pykka-supervisor-timers"}  # one for the process, a daemon
+    process = {"pykka-supervisor-timers"}  # one for the process, a daemon
+    eventually(lambda: {thread.name for thread in set(threading.enumerate()) - before} <= process)
 
 
 def test_a_reader_that_leaves_early_is_no_accident() -> None:
@@ -484,7 +485,7 @@ def test_ctrl_c_ends_ask_while_the_server_is_silent(gemini: LocalGemini) -> None
         out: IO[bytes] = process.stdout  # type: ignore[assignment]
         assert out.read(3) == b"one"
         process.send_signal(signal.SIGINT)
-        rest, err = process.communicate(timeout=10)
+        rest, err = process.communicate(timeout=20)
     assert (process.returncode, rest) == (INTERRUPTED, b"\n")
     assert err.endswith(b"gemini_streams: interrupted\n")
     gemini.requests[0].wait_closed()

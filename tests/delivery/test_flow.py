@@ -155,7 +155,7 @@ def start() -> Iterator[Start]:
     for ref, desk in started:
         desk.free()
         if ref.is_alive():
-            ref.stop(timeout=10)
+            ref.stop(timeout=20)
 
 
 @pytest.fixture
@@ -258,8 +258,8 @@ def test_paused_streams_take_no_cpu(narrow: LocalGemini, manager: StartManager, 
     ref, _ = start()
     for number in range(50):
         streams.start_stream(f"why {number}", subscriber=ref, flow=FlowControl(window=10))
-    eventually(lambda: waiting_in(ref) >= 499, 10)
-    eventually(lambda: streams.get_stats().events == 500, 10)
+    eventually(lambda: waiting_in(ref) >= 499)
+    eventually(lambda: streams.get_stats().events == 500)
     settled(lambda: sum(record.bytes_sent for record in narrow.requests))
     before = time.process_time()
     time.sleep(0.5)
@@ -432,7 +432,7 @@ def test_an_ended_stream_that_drains_lets_who_unsubscribes_go(
     assert streams.get_stats().total_subscribers == 0
     assert ref.actor_inbox.qsize() <= before
     desk.free()
-    assert ref.ask("still there", timeout=5) is None
+    assert ref.ask("still there", timeout=20) is None
     assert len(desk.events) <= 21
     assert not any(isinstance(m, LAST) for m in desk.seen)
 
@@ -488,7 +488,7 @@ def test_a_paused_stream_obeys_at_once(
             eventually(lambda: isinstance(desk.seen[-1], StreamStopped))
             assert desk.seen[-1].attempts == 1
         case "shutdown":
-            assert streams.stop(timeout=5)
+            assert streams.stop(timeout=20)
             assert isinstance(desk.last(), StreamStopped)
         case "deadline":
             clock.advance(1001)
@@ -598,7 +598,7 @@ def test_one_that_raises_is_dropped_and_nobody_sees_it(
     stream_id = streams.start_stream(
         "why", subscriber=[bad, quick], flow=FlowControl(window=100, overflow=overflow)
     )
-    eventually(lambda: streams.get_stream_info(stream_id).subscribers == (quick,), 2)
+    eventually(lambda: streams.get_stream_info(stream_id).subscribers == (quick,))
     assert desk.last().ok
     assert len(desk.events) == 500
 
@@ -643,7 +643,7 @@ def test_joins_and_leaves_while_it_runs(gemini: LocalGemini, manager: StartManag
         else:
             ref, desk = inside.pop(chance.randrange(8))
             if streams.unsubscribe_stream(stream_id, ref):
-                ref.ask("that is all there is", timeout=5)
+                ref.ask("that is all there is", timeout=20)
                 count = len(desk.seen)
                 assert check_history(desk.seen, first=None) == []
                 past.append(desk)

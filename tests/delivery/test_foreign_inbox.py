@@ -112,7 +112,7 @@ def own() -> Iterator[Subscriber]:
     yield made
     made.gate.set()
     made.inbox.before = lambda _: None
-    made.ref.stop(timeout=5)
+    made.ref.stop(timeout=20)
 
 
 def test_everything_comes_in_order(gemini: LocalGemini, manager: StartManager, own: Subscriber) -> None:
@@ -127,11 +127,11 @@ def test_everything_comes_in_order(gemini: LocalGemini, manager: StartManager, o
 
 
 ENDS: dict[str, Callable[[Any, str], Any]] = {
-    "StopStream": lambda ref, stream_id: ref.stop_stream(stream_id, timeout=5),
-    "Unsubscribe": lambda ref, stream_id: ref.get_stats(timeout=5),
-    "Drain": lambda ref, _: ref.ask(Drain(0), timeout=5),
+    "StopStream": lambda ref, stream_id: ref.stop_stream(stream_id, timeout=20),
+    "Unsubscribe": lambda ref, stream_id: ref.get_stats(timeout=20),
+    "Drain": lambda ref, _: ref.ask(Drain(0), timeout=20),
     "manager.stop": lambda ref, _: ref.stop(timeout=8),
-    "kill": lambda ref, stream_id: kill(ref.get_stream_info(stream_id, timeout=5).stream_ref),
+    "kill": lambda ref, stream_id: kill(ref.get_stream_info(stream_id, timeout=20).stream_ref),
 }
 
 
@@ -145,12 +145,12 @@ def test_one_that_blocks_holds_up_neither_its_fellows_nor_other_streams_nor_the_
     fellow, other = probes(), probes()
     own.block()
     stream_id = ref.start_stream("blocked", subscriber=[own.ref, fellow.ref])
-    assert own.reached.wait(5)
+    assert own.reached.wait(20)
     fellow.expect(StreamEvent)
-    ref.start_stream("other", subscriber=other.ref, timeout=5)
+    ref.start_stream("other", subscriber=other.ref, timeout=20)
     assert isinstance(last_of(other), StreamComplete)
     if way == "Unsubscribe":
-        assert ref.unsubscribe_stream(stream_id, own.ref, timeout=5)
+        assert ref.unsubscribe_stream(stream_id, own.ref, timeout=20)
     ENDS[way](ref, stream_id)
     if way == "Unsubscribe":
         gemini.gate("blocked").open()
@@ -160,7 +160,7 @@ def test_one_that_blocks_holds_up_neither_its_fellows_nor_other_streams_nor_the_
         own.last()
     else:
         eventually(lambda: own.received)
-        ref.stop(timeout=5)
+        ref.stop(timeout=20)
         assert [type(message) for message in own.received] == [StreamEvent]  # the put that was under way
 
 
@@ -174,7 +174,7 @@ def test_one_that_blocks_at_a_last_message(
     eventually(lambda: len(own.received) == 2)
     begun = ref.start_stream("why", subscriber=probe.ref)
     probe.expect(StreamEvent)
-    ref.stop(timeout=5)  # all three end, and none waits for another
+    ref.stop(timeout=20)  # all three end, and none waits for another
     assert last_of(probe, begun).reason == "shutdown"
     own.gate.set()
     eventually(lambda: sum(isinstance(message, StreamStopped) for message in own.received) == 2)
@@ -204,13 +204,13 @@ def test_one_that_raises_is_gone_and_harms_nobody(
     stream_id = ref.start_stream("why", subscriber=[own.ref, probe.ref])
     probe.wait(3)
     if kind != LAST:
-        assert own.reached.wait(5)
+        assert own.reached.wait(20)
         eventually(lambda: ref.get_stream_info(stream_id).subscribers == (probe.ref,))
     gemini.gate("why").open()
     last = last_of(probe)
     assert isinstance(last, StreamComplete)
     assert last.attempts == 2  # nothing was started again for it
-    assert own.reached.wait(5)
+    assert own.reached.wait(20)
     eventually(lambda: not any(thread.name == "gemini-streams-inbox" for thread in threading.enumerate()))
     assert not any(isinstance(message, kind) for message in own.received)
     [line] = [record for record in caplog.records if record.levelname == "WARNING"]
@@ -237,7 +237,7 @@ def test_one_that_asks_the_manager_while_a_message_is_put(
     ref = manager()
     statuses: list[str] = []
     own.inbox.before = lambda message: statuses.append(
-        ref.get_stream_info(message.stream_id, timeout=5).status
+        ref.get_stream_info(message.stream_id, timeout=20).status
     )
     ref.start_stream("why", subscriber=own.ref)
     own.last()
@@ -253,7 +253,7 @@ def test_it_pauses_its_stream_as_any_inbox_does(
     ref = manager(flow=FlowControl(window=4))
     own.block(StreamEvent)
     stream_id = ref.start_stream("why", subscriber=own.ref)
-    assert own.reached.wait(5)
+    assert own.reached.wait(20)
     eventually(lambda: ref.get_stream_info(stream_id).events_count == 4)
     own.gate.set()
     assert own.last().events_count == 100
@@ -279,10 +279,10 @@ def test_a_closed_inbox_counts_as_gone_at_the_next_put(
     stream_id = ref.start_stream("why", subscriber=[dying, probe.ref])
     probe.expect(StreamEvent)
     stopping = dying.stop(block=False)
-    assert ending.wait(5)
+    assert ending.wait(20)
     gemini.gate("why").open()
     probe.expect(StreamEvent)
     assert dying not in ref.get_stream_info(stream_id).subscribers
     assert isinstance(last_of(probe), StreamComplete)
     gate.set()
-    stopping.get(timeout=5)
+    stopping.get(timeout=20)

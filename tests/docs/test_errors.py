@@ -176,7 +176,7 @@ def test_a_killed_actor(gemini: LocalGemini, manager: StartManager, probe: Probe
 def test_a_slow_subscriber(gemini: LocalGemini, manager: StartManager) -> None:
     gemini.on("why", Reply("one two three four five six"))
     release = threading.Event()
-    with Probe(answer=lambda _: release.wait(5)) as slow:
+    with Probe(answer=lambda _: release.wait(20)) as slow:
         flow = FlowControl(window=2, overflow="disconnect")
         manager().start_stream("why", subscriber=slow.ref, flow=flow)
         gemini.wait_request().wait_closed()

@@ -145,9 +145,9 @@ def test_the_manager_dies_more_often_than_the_intensity_allows(running: Running)
 @pytest.mark.parametrize("how", ["stop", "stop_all"])
 def test_the_tree_ends_in_order(running: Running, how: str) -> None:
     if how == "stop":
-        running.manager.stop(timeout=5)
+        running.manager.stop(timeout=20)
     else:
-        pykka.ActorRegistry.stop_all(block=True, timeout=5)
+        pykka.ActorRegistry.stop_all(block=True, timeout=20)
     assert running.last().reason == "shutdown"
 
 
@@ -181,7 +181,7 @@ def test_the_program_ends(gemini: LocalGemini, how: str) -> None:
     )
     assert time.monotonic() - began < 10
     assert done.returncode in (code, 128 - code)
-    assert gemini.requests[0].wait_closed(5)
+    assert gemini.requests[0].wait_closed(20)
     assert gemini.requests[0].client_closed
 
 

@@ -96,7 +96,7 @@ def test_a_stream_goes_through_a_proxy(
         start = b"CONNECT %b HTTP/1.1\r\n" if to_server == "https" else b"POST http://%b/v1beta/"
         assert proxy.heads[0].startswith(start % where)
         assert b"\r\nHost: %b\r\n" % where in proxy.heads[0]
-        running.stop(timeout=5)
+        running.stop(timeout=20)
 
 
 def test_a_proxy_over_tls_that_drips_the_servers_handshake_is_left(
@@ -123,7 +123,7 @@ def test_a_proxy_over_tls_that_drips_the_servers_handshake_is_left(
         running = manager(retry=ONCE, connect_timeout=0.3)
         running.start_stream("why", subscriber=probe.ref, endpoint=endpoint)
         assert isinstance(error_of(probe), ConnectionFailedError)
-        assert gone.wait(5)
+        assert gone.wait(20)
 
 
 def test_a_stream_through_tls_inside_of_tls_can_be_stopped(
@@ -143,4 +143,4 @@ def test_a_stream_through_tls_inside_of_tls_can_be_stopped(
         running.stop_stream(stream_id)
         gemini.requests[0].wait_closed()
         assert len(proxy.heads) == 1
-        running.stop(timeout=5)
+        running.stop(timeout=20)

@@ -83,7 +83,7 @@ class Lender(threading.Thread):
         self.lent = self.reader.read_for(self.source)
 
     def returned(self) -> bool | None:
-        self.join(5)
+        self.join(20)
         assert not self.is_alive(), "it was never given back"
         return self.lent
 
@@ -127,7 +127,7 @@ def test_all_is_received_before_anything_is_made_of_it(
     log: list[str] = []
     busy = sources(log, "busy")
     held = threading.Event()
-    busy.turn = lambda: held.wait(5) and False  # type: ignore[method-assign]
+    busy.turn = lambda: held.wait(20) and False  # type: ignore[method-assign]
     first = Lender(reader, busy)
     busy.there.send(b"a")
     eventually(lambda: log)
@@ -353,7 +353,7 @@ def test_a_lent_stream_obeys_at_once(
             assert ref is not None  # there from before the first event
             kill(ref)
         case _:
-            running.stop(timeout=5)
+            running.stop(timeout=20)
             assert not reader_threads()
     probe.expect(LAST)
     gemini.requests[0].wait_closed()
@@ -379,7 +379,7 @@ def test_the_reader_dies_and_the_streams_go_on(
         return served(reader, loop)
 
     monkeypatch.setattr(Reader, "_serve", breaks)
-    assert broken.wait(5)
+    assert broken.wait(20)
     for probe in asked:
         assert isinstance(last_of(probe), StreamComplete)
         assert text_of(probe) == "".join(words)
@@ -392,7 +392,7 @@ def test_a_subscriber_who_blocks_holds_nobody_elses_stream(
 
     class Blocked(SubscriberActor):
         def on_stream_event(self, event: StreamEvent) -> None:
-            gate.wait(10)
+            gate.wait(20)
 
         def on_stream_stopped(self, message: StreamStopped) -> None:
             stopped.set()
@@ -411,7 +411,7 @@ def test_a_subscriber_who_blocks_holds_nobody_elses_stream(
         assert running.stop_stream(stream_id)
     finally:
         gate.set()
-        assert stopped.wait(5)
+        assert stopped.wait(20)
         slow.stop()
 
 
@@ -474,7 +474,7 @@ def test_who_has_to_be_let_go_is_let_go_by_the_streams_own_thread(
 
     class Slow(SubscriberActor):
         def on_stream_event(self, event: StreamEvent) -> None:
-            gate.wait(10)
+            gate.wait(20)
 
         def on_stream_error(self, message: Any) -> None:
             errors.append(message.error)

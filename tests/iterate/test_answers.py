@@ -225,7 +225,7 @@ def test_an_exception_of_the_iterable_stops_what_runs_and_comes_behind_what_has_
     with pytest.raises(ZeroDivisionError, match="mine"):
         collect(ref, requests())
     eventually(lambda: ref.get_stats().stopped == 1)
-    assert all(record.wait_closed(5) for record in gemini.requests if "held" in record.text)
+    assert all(record.wait_closed(20) for record in gemini.requests if "held" in record.text)
 
 
 @both
@@ -236,7 +236,7 @@ def test_a_manager_that_ends_raises(gemini: LocalGemini, manager: StartManager, 
 
     def requests() -> Iterator[str]:
         yield "first"
-        ref.actor_stopped.wait(5)
+        ref.actor_stopped.wait(20)
         yield "second"
 
     with pytest.raises(pykka.ActorDeadError):
@@ -332,7 +332,7 @@ def test_answers_come_while_the_iterable_blocks(gemini: LocalGemini, manager: St
 
     def requests() -> Iterator[str]:
         yield "first"
-        more.wait(10)
+        more.wait(20)
         yield "second"
 
     working = answers(manager(), requests())
@@ -410,9 +410,9 @@ def test_leaving_stops_what_runs(gemini: LocalGemini, manager: StartManager, way
     leave()
     gc.collect()
     eventually(lambda: (stats := ref.get_stats()).stopped == stats.started - 1 > 0)
-    assert all(record.wait_closed(5) for record in gemini.requests)
+    assert all(record.wait_closed(20) for record in gemini.requests)
     # The thread that reads may be waiting in `held` for a request that was left before it came to the gate.
-    eventually(lambda: not any(t.name == "gemini-streams-answers" for t in threading.enumerate()), 10.0)
+    eventually(lambda: not any(t.name == "gemini-streams-answers" for t in threading.enumerate()))
 
 
 @pytest.mark.parametrize("way", ["break", "aclose", "cancelled", "loop closed"])

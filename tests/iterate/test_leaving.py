@@ -142,7 +142,7 @@ def test_close_wakes_a_thread_that_waits(gemini: LocalGemini, manager: StartMana
     helper.start()
     eventually(lambda: got)
     events.close()
-    helper.join(5)
+    helper.join(20)
     assert not helper.is_alive()
     assert texts(got) == "one"
 
@@ -202,7 +202,7 @@ def test_a_start_that_joins_after_a_restart_is_given_the_present_attempt(
     ref = manager(history=KEPT)
     first, second = probes(), probes()
     ref.start_stream("why", subscriber=first.ref, stream_id="a")
-    first.expect(StreamEvent, lambda event: (event.attempt, event.sequence) == (2, 1), timeout=10)
+    first.expect(StreamEvent, lambda event: (event.attempt, event.sequence) == (2, 1), timeout=20)
     ref.start_stream("why", subscriber=second.ref, stream_id="a")
     gemini.gate("why").open()
     second.expect(StreamComplete)

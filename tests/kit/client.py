@@ -31,10 +31,10 @@ class Client:
         if gemini.ca_file is not None:
             context = ssl.create_default_context(cafile=gemini.ca_file)
             self.http: http.client.HTTPConnection = http.client.HTTPSConnection(
-                "127.0.0.1", gemini.port, timeout=10, context=context
+                "127.0.0.1", gemini.port, timeout=20, context=context
             )
         else:
-            self.http = http.client.HTTPConnection("127.0.0.1", gemini.port, timeout=10)
+            self.http = http.client.HTTPConnection("127.0.0.1", gemini.port, timeout=20)
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +78,7 @@ def bare(gemini: LocalGemini, text: str) -> socket.socket:
     head = (
         f"POST {PATH} HTTP/1.1\r\nhost: x\r\nx-goog-api-key: local-key\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    sock = socket.create_connection(("127.0.0.1", gemini.port), timeout=10)
+    sock = socket.create_connection(("127.0.0.1", gemini.port), timeout=20)
     sock.sendall(head.encode() + body)
     return sock
 

@@ -63,11 +63,11 @@ def serving(serve: Serve, context: ssl.SSLContext | None = None) -> Iterator[int
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        acceptor.join(10)
+        acceptor.join(20)
         for sock in open_sockets:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         for thread in threads:
-            thread.join(10)
+            thread.join(20)
         for sock in open_sockets:
             sock.close()

@@ -119,7 +119,7 @@ class Scene:
         return cast("pykka.ActorRef[Any]", supervisor_of(self.manager))
 
     def status(self, stream_id: str) -> str:
-        return self.manager.get_stream_info(stream_id, timeout=5).status
+        return self.manager.get_stream_info(stream_id, timeout=20).status
 
     def await_status(self, stream_id: str, *wanted: str) -> None:
         eventually(lambda: self.status(stream_id) in wanted, what=f"the stream did not become {wanted}")

@@ -160,7 +160,7 @@ def test_refused_at_the_asker(
     contents = options.pop("contents", "hello")
     ref = manager()
     with pytest.raises(InvalidRequestError) as refusal:
-        ref.start_stream(contents, subscriber=probe.ref, timeout=5, **options)
+        ref.start_stream(contents, subscriber=probe.ref, timeout=20, **options)
     assert re.search(says, str(refusal.value)), str(refusal.value)
     assert isinstance(refusal.value, ValueError)
     assert not refusal.value.retryable

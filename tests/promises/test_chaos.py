@@ -252,7 +252,7 @@ class Chaos:
             time.sleep(0.02)
 
     def pick(self, number: int) -> str:
-        running = self.manager.list_streams(timeout=10)
+        running = self.manager.list_streams(timeout=20)
         if not running:
             raise GeminiStreamsError("nothing runs")
         return running[number % len(running)]
@@ -277,7 +277,7 @@ class Chaos:
             keep=keep,
             deadline=deadline,
             tag=do.which,
-            timeout=10,
+            timeout=20,
             **options,
         )
         for member in members:
@@ -294,7 +294,7 @@ class Chaos:
                 kill(session.ref)
 
     def stop_stream(self, do: Do) -> None:
-        self.manager.stop_stream(self.pick(do.which), timeout=10)
+        self.manager.stop_stream(self.pick(do.which), timeout=20)
 
     def stop_actor(self, do: Do) -> None:
         session = self.tables[-1].get(self.pick(do.which))
@@ -316,7 +316,7 @@ class Chaos:
         elif how == "seen":
             member.after = (1, -1)
         members.append(member)
-        self.manager.subscribe_stream(stream_id, probe.ref, after=member.after, timeout=10)
+        self.manager.subscribe_stream(stream_id, probe.ref, after=member.after, timeout=20)
         member.left = False
 
     def leave(self, do: Do) -> None:
@@ -324,7 +324,7 @@ class Chaos:
         members = self.members[stream_id]
         member = members[do.how[0] % len(members)]
         member.left = True
-        self.manager.unsubscribe_stream(stream_id, member.probe.ref, timeout=10)
+        self.manager.unsubscribe_stream(stream_id, member.probe.ref, timeout=20)
 
     def kill_subscriber(self, do: Do) -> None:
         alive = [probe for probe in self.probes if probe.ref.is_alive()]
@@ -335,15 +335,15 @@ class Chaos:
         self.gemini.close_idle()
 
     def look(self, do: Do) -> None:
-        stats = self.manager.get_stats(timeout=10)
+        stats = self.manager.get_stats(timeout=20)
         ended = {"completed", "error", "stopped"}
         running = sum(n for status, n in stats.streams_by_status.items() if status not in ended)
         assert running <= 2 * self.slots
-        self.manager.get_stream_info(self.pick(do.which), timeout=10)
+        self.manager.get_stream_info(self.pick(do.which), timeout=20)
 
     def ask_nonsense(self, _do: Do) -> None:
         self.manager.tell(object())
-        self.manager.ask("nonsense", timeout=10)
+        self.manager.ask("nonsense", timeout=20)
 
     def kill_manager(self, _do: Do) -> None:
         kill(self.manager)
@@ -354,7 +354,7 @@ class Chaos:
     def kill_root(self, _do: Do) -> None:
         root = cast("Any", supervisor_of(self.manager))
         kill(root)
-        assert root.join(10)
+        assert root.join(20)
         self.new_manager()
 
     # -- and what it has to look like
@@ -386,7 +386,7 @@ class Chaos:
             return all_told()
 
         with contextlib.suppress(AssertionError):  # check_history says whom
-            eventually(again, timeout=10)
+            eventually(again, timeout=20)
         by_probe.clear()
         wrong = []
         for stream_id, members in self.members.items():
@@ -427,7 +427,7 @@ def _run(streams: int, seconds: float) -> Chaos:
             chaos.run(plan(seed, streams, seconds), streams)
         finally:
             chaos.close()
-    eventually(lambda: not leaked_threads(), timeout=10, what=f"CHAOS_SEED={seed}: threads are left")
+    eventually(lambda: not leaked_threads(), timeout=20, what=f"CHAOS_SEED={seed}: threads are left")
     return chaos
 
 

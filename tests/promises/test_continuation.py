@@ -31,7 +31,7 @@ def _run(answer: LongAnswer, **options: Any) -> tuple[Any, list[Any], Scene]:
     with Scene(retry=policy) as scene:
         scene.gemini.on("why", answer)
         _, probe = scene.start(**options)
-        return probe.expect(LAST, timeout=10), probe.messages, scene
+        return probe.expect(LAST, timeout=20), probe.messages, scene
 
 
 def test_four_hops_are_one_answer_that_nobody_hears_of() -> None:

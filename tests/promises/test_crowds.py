@@ -29,13 +29,13 @@ def test_two_hundred_killed_at_the_same_instant() -> None:
         for ref in refs:
             kill(ref)
         for _, probe in started:
-            assert probe.expect(StreamRestarting, timeout=10).attempt == 2
-            probe.expect(StreamEvent, timeout=10)
+            assert probe.expect(StreamRestarting, timeout=20).attempt == 2
+            probe.expect(StreamEvent, timeout=20)
         assert scene.streams() is supervisor
         assert scene.manager.get_stats().restarts == 200
         scene.gemini.gate("why").open()
         for _, probe in started:
-            assert probe.expect(LAST, timeout=10).attempts == 2
+            assert probe.expect(LAST, timeout=20).attempts == 2
         assert scene.requests() == 400
 
 
@@ -74,7 +74,7 @@ def test_a_429_holds_back_two_managers_streams(how: str) -> None:
                 assert probe.expect(LAST).ok
                 assert check_history(probe.messages, ended=True) == []
         finally:
-            other.stop(timeout=5)
+            other.stop(timeout=20)
             for probe in probes:
                 probe.stop()
 

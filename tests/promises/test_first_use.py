@@ -56,7 +56,7 @@ def a_proxy(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(20)
 
 
 class TestConnections:

@@ -46,8 +46,8 @@ def answered(manager):
     says = Says.start()
     proxy = says.proxy()
     ended = proxy.ended.get()
-    manager.start_stream("brief", subscriber=says, timeout=10)
-    assert ended.wait(10)
+    manager.start_stream("brief", subscriber=says, timeout=20)
+    assert ended.wait(20)
     says.stop()
 
 class Plain(pykka.ThreadingActor):
@@ -98,7 +98,7 @@ def test_in_a_worker_the_masters_manager_refuses_and_a_new_one_works(server: Loc
         """
         says = Says.start()
         held = manager.start_stream("hold", subscriber=says)
-        assert says.proxy().heard.get().wait(10)
+        assert says.proxy().heard.get().wait(20)
         pid = fork()
         if not pid:
             assert not manager.is_alive()

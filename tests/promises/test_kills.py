@@ -77,14 +77,14 @@ def test_killed_while_resolving(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(host: Any, *args: Any, **kwargs: Any) -> Any:
         if not arrived.is_set():
             arrived.set()
-            held.wait(10)
+            held.wait(20)
         return resolve(host, *args, **kwargs)
 
     with Scene(shutdown=0.1) as scene:
         scene.gemini.on("why", WHOLE)
         monkeypatch.setattr(socket, "getaddrinfo", slow)
         stream_id, probe = scene.start()
-        assert arrived.wait(5)
+        assert arrived.wait(20)
         kill(scene.ref(stream_id))
         expect_restart(probe)
         expect_whole(probe)
@@ -155,7 +155,7 @@ class _GatedInbox(queue.Queue[Any]):
     def _put(self, item: Any) -> None:
         if isinstance(item.message, StreamEvent) and not self.reached.is_set():
             self.reached.set()
-            self.gate.wait(10)
+            self.gate.wait(20)
         super()._put(item)
 
 
@@ -179,7 +179,7 @@ def test_killed_between_two_deliveries() -> None:
             scene.gemini.on("why", Reply(TEXT, hold_after=1), WHOLE)
             first = scene.probe()
             stream_id = scene.manager.start_stream("why", subscriber=[first.ref, second])
-            assert reached.wait(5)
+            assert reached.wait(20)
             assert first.expect(StreamEvent).sequence == 0
             killing = Slow(lambda: kill(scene.ref(stream_id)))
             time.sleep(0.05)
@@ -216,7 +216,7 @@ def test_killed_before_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(actor: StreamActor) -> None:
         if actor._session.status == "restarting" and not arrived.is_set():
             arrived.set()
-            held.wait(10)
+            held.wait(20)
         begin(actor)
 
     monkeypatch.setattr(StreamActor, "on_start", slow)
@@ -224,7 +224,7 @@ def test_killed_before_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
         scene.gemini.on("why", Reply(TEXT, end="cut", end_after=2), WHOLE)
         stream_id, probe = scene.start()
         assert probe.expect(StreamRestarting).attempt == 2
-        assert arrived.wait(5)
+        assert arrived.wait(20)
         kill(scene.ref(stream_id))
         held.set()
         assert probe.expect(StreamRestarting).attempt == 3
@@ -237,7 +237,7 @@ def test_killed_while_paused_by_flow_control() -> None:
 
     def block(message: Any) -> None:
         if isinstance(message, StreamEvent) and message.attempt == 1:
-            gate.wait(10)
+            gate.wait(20)
 
     slow = Probe(block)
     try:
@@ -272,7 +272,7 @@ def test_killed_while_stopping() -> None:
             last = probe.expect(LAST)
             assert isinstance(last, StreamStopped)
             assert last.reason == "requested"
-            ref.actor_stopped.wait(5)
+            ref.actor_stopped.wait(20)
         assert scene.manager.get_stats().stopped == 20
 
 
@@ -298,7 +298,7 @@ def test_a_late_thread_of_a_retired_attempt_delivers_nothing(monkeypatch: pytest
     def slow(pump: Pump, payloads: Any) -> None:
         if pump._attempt.number == 1:
             arrived.set()
-            held.wait(10)
+            held.wait(20)
             try:
                 deliver(pump, payloads)
             finally:
@@ -311,14 +311,14 @@ def test_a_late_thread_of_a_retired_attempt_delivers_nothing(monkeypatch: pytest
     with Scene(shutdown=0.1) as scene:
         scene.gemini.on("why", WHOLE, Reply(TEXT, hold_after=3))
         stream_id, probe = scene.start()
-        assert arrived.wait(5)
+        assert arrived.wait(20)
         kill(scene.ref(stream_id))
         expect_restart(probe)
         for _ in range(3):
             probe.expect(StreamEvent)
         before = len(probe.messages)
         held.set()
-        assert late.wait(5)
+        assert late.wait(20)
         eventually(lambda: not leaked_threads())
         assert len(probe.messages) == before
         scene.gemini.gate("why").open()
@@ -333,7 +333,7 @@ def test_a_hang_is_noticed_by_the_silence_and_overcome(monkeypatch: pytest.Monke
     def hangs(exchange: Exchange) -> bytes | None:
         if not hung:  # its first read, in its own thread
             hung.append(exchange)
-            held.wait(10)  # whatever interrupts it
+            held.wait(20)  # whatever interrupts it
         return read(exchange)
 
     monkeypatch.setattr(Exchange, "read_now", hangs)

@@ -98,7 +98,7 @@ def test_the_manager_is_killed_and_nobody_misses_an_event(gemini: LocalGemini) -
         assert (stats.completed, stats.stopped, stats.restarts) == (MANY - 1, 1, 0)
         assert len(gemini.requests) == MANY
     finally:
-        app.stop(timeout=10)
+        app.stop(timeout=20)
         for probe in (*probes, late):
             probe.stop()
 
@@ -111,7 +111,7 @@ class _Resolving:
 
     def resolve(self) -> Any:
         self._arrived.set()
-        self._gate.wait(10)
+        self._gate.wait(20)
         return self._endpoint.resolve()
 
 
@@ -129,7 +129,7 @@ def test_what_it_has_in_its_hands_fails_and_what_waits_is_answered() -> None:
             StartStream("never", subscriber=nobody.ref, endpoint=slow, stream_id="never"),
             block=False,
         )
-        assert arrived.wait(5)
+        assert arrived.wait(20)
         waiting = [Slow(lambda: scene.manager.list_streams(timeout=2)) for _ in range(3)]
         queued = Slow(lambda: scene.manager.start_stream("why not", subscriber=nobody.ref, stream_id="x"))
         time.sleep(0.05)
@@ -170,7 +170,7 @@ def test_each_of_fifty_gets_one_last_message(victim: str) -> None:
             record.wait_closed()
         assert scene.requests() == MANY  # nothing was started again
         if victim == "root":
-            assert scene.root().actor_stopped.wait(5)
+            assert scene.root().actor_stopped.wait(20)
             with pytest.raises(pykka.ActorDeadError):
                 scene.manager.get_stats(timeout=1)
             return
@@ -229,7 +229,7 @@ def test_below_an_applications_supervisor_the_whole_tree_comes_back(gemini: Loca
         assert table_of(manager)._running == 0
 
         assert manager.ask(Drain(1), timeout=2) == 0
-        assert manager.stop(timeout=5) is True  # in order: the application's supervisor lets it be
+        assert manager.stop(timeout=20) is True  # in order: the application's supervisor lets it be
         assert app.is_alive()
         [child] = app.which_children()
         assert child.status == "stopped"
@@ -240,7 +240,7 @@ def test_below_an_applications_supervisor_the_whole_tree_comes_back(gemini: Loca
         manager.start_stream("new", subscriber=probe.ref, timeout=1)
         assert probe.expect(StreamComplete).ok
     finally:
-        app.stop(timeout=10)
+        app.stop(timeout=20)
         probe.stop()
 
 
@@ -270,10 +270,10 @@ def test_start_link_ends_with_its_owner(gemini: LocalGemini) -> None:
             _await_managers(managers, round_ + 2)
             assert not manager.is_alive()  # before the owner's successor began
             assert not root_of(manager).is_alive()
-        app.stop(timeout=5)
+        app.stop(timeout=20)
         assert not any(one.is_alive() for one in managers)
     finally:
-        app.stop(timeout=10)
+        app.stop(timeout=20)
         probe.stop()
 
 
@@ -286,17 +286,17 @@ def test_start_link_takes_its_owner_along(gemini: LocalGemini) -> None:
             if kill(managers[1]):
                 time.sleep(0.02)
         _await_managers(managers, 3)
-        managers[2].stop(timeout=5)  # in order: that is no reason to die
+        managers[2].stop(timeout=20)  # in order: that is no reason to die
         time.sleep(0.05)
         assert len(managers) == 3
         [owner] = app.which_children()
         assert owner.status == "running"
     finally:
-        app.stop(timeout=10)
+        app.stop(timeout=20)
 
 
 def test_start_link_outside_of_an_actor_is_start(gemini: LocalGemini) -> None:
     manager = ManagerActor.start_link(endpoint=gemini.endpoint)
     assert manager.list_streams() == []
-    manager.stop(timeout=5)
+    manager.stop(timeout=20)
     assert not manager.is_alive()

@@ -128,7 +128,7 @@ def test_a_kept_connection_that_ends_as_the_request_is_sent_costs_no_attempt(
 ) -> None:
     def instead(sock: socket.socket, number: int) -> bool:
         if number == 1 and server.first_answered.is_set():
-            server.go[sock.getpeername()[1]].wait(10)
+            server.go[sock.getpeername()[1]].wait(20)
             leave(sock, reset=reset)
             return True
         return False
@@ -179,9 +179,9 @@ def test_what_is_sent_a_second_time_is_sent_on_a_new_connection(
         if number > 2:
             return False
         assert read_request(sock)
-        both.wait(10)
+        both.wait(20)
         sock.sendall(WHOLE)
-        server.go[sock.getpeername()[1]].wait(10)
+        server.go[sock.getpeername()[1]].wait(20)
         leave(sock, reset=False)
         return True
 
@@ -243,7 +243,7 @@ def test_what_is_sent_a_second_time_is_not_sent_a_third_time(
     def instead(sock: socket.socket, number: int) -> bool:
         if number > 1 or server.first_answered.is_set():
             if number == 1:
-                server.go[sock.getpeername()[1]].wait(10)
+                server.go[sock.getpeername()[1]].wait(20)
             else:
                 assert read_request(sock)
             leave(sock, reset=False)

@@ -24,7 +24,6 @@ from gemini_streams import (
     StreamStopped,
 )
 from gemini_streams.streams.registry import StartSession
-from gemini_streams.streams.session import Session
 from gemini_streams.testing import Failure, Reply
 from kit.helpers import eventually
 from kit.scene import LAST, STEADY, Scene, texts
@@ -274,7 +273,7 @@ def test_a_stream_that_is_stopped_while_it_is_held_back_leaves_no_actor() -> Non
         ref = scene.ref(held)
         assert scene.manager.stop_stream(held) is True
         assert isinstance(probe.expect(LAST), StreamStopped)
-        assert ref.actor_stopped.wait(5)
+        assert ref.actor_stopped.wait(20)
         assert scene.requests() == 1
 
 
@@ -292,7 +291,7 @@ def test_a_stop_in_a_backoff_is_the_end_of_it() -> None:
         assert scene.manager.stop_stream(stream_id) is True
         last = probe.expect(StreamStopped)
         assert (last.attempts, last.events_count) == (1, 2)
-        assert ref.actor_stopped.wait(5)
+        assert ref.actor_stopped.wait(20)
         clock.advance(100)
         time.sleep(0.05)
         assert scene.requests() == 1
@@ -352,7 +351,7 @@ def test_a_bug_in_the_recovery_itself_still_gives_a_last_message(monkeypatch: py
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Session, "_restart", broken)
+    monkeypatch.setattr("gemini_streams.streams.recovery._restart", broken)
     with Scene() as scene:
         scene.gemini.on("why", CUT)
         _, probe = scene.start()

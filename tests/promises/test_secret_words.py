@@ -151,7 +151,7 @@ def test_a_servers_words(
         check([repr(last), repr(ref.ask(GetStreamInfo(stream_id)))])
         if not isinstance(last.error, APIError) or "no error of Gemini's" in last.error.message:
             assert len(str(last.error)) < 600
-    ref.stop(timeout=10)
+    ref.stop(timeout=20)
     check([record.getMessage() + repr(record.args) for record in lines.records])
     assert lines.records
 
@@ -216,7 +216,7 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(20)
 
 
 PROXIES: dict[str, Callable[[str], bytes]] = {
@@ -319,7 +319,7 @@ def test_a_bugs_own_words_are_in_no_line_and_no_error(
         ref.start_stream(PROMPT, subscriber=probe.ref)
     monkeypatch.undo()
     eventually(lambda: any("request_failed" in record.getMessage() for record in lines.records))
-    ref.stop(timeout=5)
+    ref.stop(timeout=20)
     texts = [record.getMessage() for record in lines.records]
     assert [text for text in texts if "stream_crashed" in text and "in slip" in text and "SlipError" in text]
     assert [text for text in texts if "request_failed" in text and "in slip" in text]

@@ -143,7 +143,7 @@ def test_errors_and_lines_of_a_stream(
     else:
         assert isinstance(last, StreamComplete)
     clean(repr(last))
-    ref.stop(timeout=5)
+    ref.stop(timeout=20)
     check_lines(everything, at_least=3)
 
 
@@ -235,7 +235,7 @@ def test_errors_that_are_raised_at_the_asker(
     for request in requests:
         clean(repr(request))
         with pytest.raises(gemini_streams.GeminiStreamsError) as refusal:
-            ref.ask(request, timeout=5)
+            ref.ask(request, timeout=20)
         check_error(refusal.value, raised=True)
         ref.tell(request)
     ref.tell({"contents": PROMPT, "api_key": KEY})  # no message of ours: told of is only its type
@@ -272,7 +272,7 @@ def test_a_bug_in_what_was_given(
 ) -> None:
     ref = manager(endpoint=endpoint(secret_gemini))
     with pytest.raises(Exception) as raised:
-        ref.ask(StartStream([PROMPT, Odd()], subscriber=probe.ref), timeout=5)
+        ref.ask(StartStream([PROMPT, Odd()], subscriber=probe.ref), timeout=20)
     for line in locals_of(raised.value):
         clean(line, prompt=False)
     assert ref.list_streams() == []

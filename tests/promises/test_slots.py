@@ -83,7 +83,7 @@ def test_the_handler_of_the_last_message_can_start_the_next_stream() -> None:
         scene.manager.start_stream("why", subscriber=chain, retry=RetryPolicy(attempts=1))
         assert done.wait(20)
         assert refused == []
-        scene.manager.stop(timeout=5)
+        scene.manager.stop(timeout=20)
         chain.stop()
 
 

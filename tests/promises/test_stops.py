@@ -148,7 +148,7 @@ def end(way: str, manager: ManagerRef, stream_id: str, probe: Probe) -> None:
     elif way == "unsubscribe":
         assert manager.unsubscribe_stream(stream_id, probe.ref) is True
     elif way == "manager stops":
-        manager.stop(timeout=5)
+        manager.stop(timeout=20)
     else:
         probe.stop()
 
@@ -184,7 +184,7 @@ def end_in(phase: str, server: LocalGemini, way: str) -> float:
         assert way == "manager stops" or manager.get_stats().stopped == 1
     finally:
         if manager.is_alive():
-            manager.stop(timeout=5)
+            manager.stop(timeout=20)
     return taken
 
 
@@ -300,7 +300,7 @@ def test_fifty_streams_one_after_another_use_one_connection(
         manager.start_stream(prompt, subscriber=probe.ref)
         assert isinstance(probe.expect(LAST), StreamComplete)
     assert server.connections_opened - before == 1
-    manager.stop(timeout=5)
+    manager.stop(timeout=20)
     server.wait_open_connections(0)
 
 

@@ -52,7 +52,7 @@ def test_intensity_exceeded_ends_the_tree_in_order(victim: str) -> None:
         for asked in asks:
             with pytest.raises((pykka.ActorDeadError, InvalidRequestError)):
                 asked.get(timeout=2)
-        assert root.actor_stopped.wait(5)
+        assert root.actor_stopped.wait(20)
         last = probe.expect(LAST)
         if victim == "manager":
             assert isinstance(last, StreamStopped)
@@ -73,14 +73,14 @@ class ManagerContext:
         return self.manager
 
     def __exit__(self, *_: object) -> None:
-        self.manager.stop(timeout=5)
+        self.manager.stop(timeout=20)
 
 
 def test_asks_of_a_tree_that_ends_fail() -> None:
     with Scene() as scene:
         scene.gemini.on("why", HELD)
         scene.start()
-        stopping = Slow(partial(scene.manager.stop, timeout=5))
+        stopping = Slow(partial(scene.manager.stop, timeout=20))
         with pytest.raises(pykka.ActorDeadError):
             while True:
                 scene.manager.get_stats(timeout=2)
@@ -122,7 +122,7 @@ def test_a_dead_subscriber_is_dropped_within_a_second_and_the_last_one_closes_th
         record = scene.gemini.wait_request(1, "alone")
         assert record.wait_closed() - began < 1
         assert record.client_closed
-        eventually(lambda: scene.manager.get_stream_info(shared).subscribers == (stays.ref,), 1)
+        eventually(lambda: scene.manager.get_stream_info(shared).subscribers == (stays.ref,))
         assert scene.status(shared) == "active"
         scene.gemini.gate("why").open()
         assert stays.expect(StreamComplete).ok
@@ -177,7 +177,7 @@ def test_a_subscriber_restarted_in_place_keeps_its_subscription() -> None:
             assert received[:3] == [0, 2, 3]  # only the event that killed it is gone
             assert received[3].events_count == 4
     finally:
-        app.stop(timeout=5)
+        app.stop(timeout=20)
 
 
 # -- the end of the process
@@ -191,7 +191,7 @@ def test_stop_all_ends_it_in_order() -> None:
             probe.expect(StreamEvent)
         received = [probe.messages for _, probe in started]
         began = time.monotonic()
-        pykka.ActorRegistry.stop_all(timeout=10)
+        pykka.ActorRegistry.stop_all(timeout=20)
         assert time.monotonic() - began < 3
         for record in scene.gemini.requests:
             record.wait_closed()
@@ -209,7 +209,7 @@ def test_the_end_leaves_no_timer() -> None:
         for _ in range(10):
             _, probe = scene.start(deadline=100, keep=50)
             probe.expect(StreamEvent)
-        scene.manager.stop(timeout=5)
+        scene.manager.stop(timeout=20)
         left = [timer for _, _, timer in SYSTEM_CLOCK._heap if timer.pending and timer not in before]
         assert left == [], [timer._callback for timer in left]
 

@@ -251,5 +251,5 @@ def test_a_tree_that_has_ended_leaves_no_timer(
     ref.start_stream("why", subscriber=probe.ref)
     gemini.gate("why").reached()
     assert clock.pending() >= 2
-    ref.stop(timeout=5)
+    ref.stop(timeout=20)
     eventually(lambda: clock.pending() == 0)

@@ -38,8 +38,8 @@ STEPS = [
 """What an end calls."""
 
 WAYS: dict[str, Callable[[ManagerRef, str], Any]] = {
-    "StopStream": lambda ref, stream_id: ref.stop_stream(stream_id, timeout=5),
-    "Drain": lambda ref, _: ref.ask(Drain(0), timeout=5),
+    "StopStream": lambda ref, stream_id: ref.stop_stream(stream_id, timeout=20),
+    "Drain": lambda ref, _: ref.ask(Drain(0), timeout=20),
     "manager.stop": lambda ref, _: ref.stop(timeout=8),
 }
 
@@ -80,8 +80,8 @@ def test_a_step_that_raises_in_one_end(
         for _ in others:
             assert isinstance(second.expect(LAST), StreamStopped)
     else:
-        assert ref.get_stream_info(stream_id, timeout=5).status == "stopped"
-        assert ref.get_stats(timeout=5).total_streams == 3
+        assert ref.get_stream_info(stream_id, timeout=20).status == "stopped"
+        assert ref.get_stats(timeout=20).total_streams == 3
 
 
 def test_a_last_message_that_cannot_be_made_is_told_as_a_crash(
@@ -124,7 +124,7 @@ def test_a_slot_is_free_where_the_table_could_not_launch_the_next_stream(
 
         broken.setattr(Sessions, "_tell", fails)
         ref.stop_stream(stream_id)
-    ref.start_stream("why", subscriber=probe.ref, timeout=5)
+    ref.start_stream("why", subscriber=probe.ref, timeout=20)
     probe.expect(StreamEvent)
 
 
@@ -171,11 +171,11 @@ def test_an_object_of_a_request_that_raises_is_answered_to_the_asker(
         options: dict[str, Any] = {"contents": "why", "subscriber": probe.ref}
         with pytest.raises((InvalidRequestError, RuntimeError)):
             if part == "after":
-                ref.subscribe_stream(running, probe.ref, after=raises, timeout=5)
+                ref.subscribe_stream(running, probe.ref, after=raises, timeout=20)
             else:
                 options[part] = [raises] if part == "contents" else raises
-                ref.start_stream(options.pop("contents"), timeout=5, **options)
-    assert ref.get_stats(timeout=5).started == 1
+                ref.start_stream(options.pop("contents"), timeout=20, **options)
+    assert ref.get_stats(timeout=20).started == 1
     assert ref.is_alive()
     eventually(lambda: any(isinstance(message, StreamEvent) for message in probe.messages))
 
@@ -250,4 +250,4 @@ def test_a_manager_takes_no_clock_of_an_application_s_own(clock: Any) -> None:
 
 def test_the_systems_clock_and_a_tests_clock_are_taken(manager: StartManager) -> None:
     for clock in (SYSTEM_CLOCK, TestClock()):
-        manager(clock=clock).stop(timeout=5)
+        manager(clock=clock).stop(timeout=20)

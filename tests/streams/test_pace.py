@@ -274,5 +274,5 @@ def test_no_wait_outlives_a_tests_managers(again: int, gemini: Any, manager: Any
     ref = manager()
     [(book, _)] = cooldowns._books.values()
     book.refused("key", "somebody", 1000)
-    ref.stop(timeout=5)
+    ref.stop(timeout=20)
     assert not cooldowns._books

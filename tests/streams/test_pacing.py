@@ -135,7 +135,7 @@ def test_who_hangs_in_a_connect_holds_the_others_up_for_a_moment_only(
         ref.start_stream("why", subscriber=probe.ref)
         probe.expect(StreamComplete, timeout=1.9)
         assert not [m for m in lost.messages if isinstance(m, StreamError)]
-        ref.stop(timeout=10)
+        ref.stop(timeout=20)
 
 
 def test_all_of_many_asked_for_at_once_are_launched(

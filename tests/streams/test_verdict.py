@@ -50,7 +50,7 @@ class Blocking:
     def release(self) -> None:
         self._go.set()
         for thread in self.threads:
-            thread.join(5)
+            thread.join(20)
 
 
 @pytest.fixture
@@ -135,9 +135,9 @@ def test_it_may_ask_the_manager_and_stop_its_own_stream() -> None:
         seen: list[Any] = []
 
         def curious(_error: GeminiStreamsError) -> bool:
-            [stream_id] = scene.manager.list_streams(timeout=5)
-            seen.append(scene.manager.get_stream_info(stream_id, timeout=5).status)
-            seen.append(scene.manager.stop_stream(stream_id, timeout=5))
+            [stream_id] = scene.manager.list_streams(timeout=20)
+            seen.append(scene.manager.get_stream_info(stream_id, timeout=20).status)
+            seen.append(scene.manager.stop_stream(stream_id, timeout=20))
             return True
 
         scene.gemini.on("why", Failure(503), WHOLE)
@@ -163,7 +163,7 @@ def test_the_tree_ends_meanwhile(blocking: Blocking) -> None:
         scene.gemini.on("why", Failure(503))
         _, probe = scene.start(retry=policy(blocking))
         eventually(lambda: blocking.asked)
-        stopping = Slow(lambda: scene.manager.stop(timeout=10))
+        stopping = Slow(lambda: scene.manager.stop(timeout=20))
         assert isinstance(probe.expect(LAST, timeout=2), StreamStopped)
         stopping.join()
         blocking.release()
@@ -230,13 +230,13 @@ def test_a_kill_while_it_is_asked_leaves_it_to_the_table() -> None:
     def decide(error: GeminiStreamsError) -> bool | None:
         asked.append(error)
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(20)
         return False
 
     with Scene(shutdown=0.1) as scene:
         scene.gemini.on("why", Failure(503), WHOLE)
         stream_id, probe = scene.start(retry=policy(decide))
-        assert inside.wait(5)
+        assert inside.wait(20)
         kill(scene.ref(stream_id))
         restarting = probe.expect(StreamRestarting)
         assert isinstance(restarting.error, APIError)

@@ -79,7 +79,7 @@ def own() -> Iterator[pykka.ActorRef[Own]]:
     ref = Own.start()
     yield ref
     inbox_of(ref).gate = inbox_of(ref).error = None
-    ref.stop(timeout=5)
+    ref.stop(timeout=20)
 
 
 def inbox_of(ref: pykka.ActorRef[Own]) -> Inbox:
@@ -89,7 +89,7 @@ def inbox_of(ref: pykka.ActorRef[Own]) -> Inbox:
 def the_clock_goes_on() -> None:
     with Probe() as probe:
         send_after(0, probe.ref, "on time")
-        assert probe.expect(str, timeout=5) == "on time"
+        assert probe.expect(str, timeout=20) == "on time"
 
 
 def test_a_timer_for_an_inbox_that_blocks_holds_up_no_other_timer(
@@ -99,7 +99,7 @@ def test_a_timer_for_an_inbox_that_blocks_holds_up_no_other_timer(
     received = own.proxy().received.get()
     for number in range(5):
         send_after(0.001 * number, own, number)
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(20)
     the_clock_goes_on()
     gate.open.set()
     eventually(lambda: received == [0, 1, 2, 3, 4])  # in their order
@@ -128,13 +128,13 @@ def test_a_monitor_that_blocks_holds_up_no_supervisor(gate: Gate, own: pykka.Act
     for ref in (one, two):
         monitor(ref, notify=gate.wait if way == "function" else own)
     one.tell(crash)
-    assert gate.reached.wait(5)
-    await_restart(one, timeout=5)
+    assert gate.reached.wait(20)
+    await_restart(one, timeout=20)
     two.tell(crash)
-    await_restart(two, timeout=5)
-    assert one.ask("there", timeout=5) == "there"
+    await_restart(two, timeout=20)
+    assert one.ask("there", timeout=20) == "there"
     gate.open.set()
-    assert tree.stop(timeout=5)
+    assert tree.stop(timeout=20)
 
 
 def test_a_monitor_of_a_plain_actor_that_blocks_holds_up_no_timer(gate: Gate) -> None:
@@ -143,7 +143,7 @@ def test_a_monitor_of_a_plain_actor_that_blocks_holds_up_no_timer(gate: Gate) ->
     monitor(first, notify=gate.wait)
     monitor(second, notify=downs.append)
     first.stop()
-    assert gate.reached.wait(5)
+    assert gate.reached.wait(20)
     the_clock_goes_on()
     second.stop()
     eventually(lambda: len(downs) == 1)
@@ -190,11 +190,11 @@ def test_a_kill_is_noticed_as_ever(gate: Gate) -> None:
     downs: list[Down] = []
     monitor(info.ref, notify=gate.wait)
     kill(info.ref)
-    assert gate.reached.wait(5)
-    await_restart(info.ref, timeout=5)
+    assert gate.reached.wait(20)
+    await_restart(info.ref, timeout=20)
     monitor(info.ref, notify=downs.append)
     kill(info.ref)
     eventually(lambda: len(downs) == 1)
     assert downs[0].restarting
     gate.open.set()
-    tree.stop(timeout=5)
+    tree.stop(timeout=20)

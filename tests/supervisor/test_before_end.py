@@ -91,7 +91,7 @@ def test_they_run_at_the_same_time() -> None:
         """
         both = threading.Barrier(2)
         for _ in range(2):
-            before_end(lambda: say(f"met {both.wait(10) >= 0}"))
+            before_end(lambda: say(f"met {both.wait(20) >= 0}"))
         """
     )
     assert done.stdout.splitlines() == ["met True", "met True", "stopped"], done.stderr

@@ -65,13 +65,13 @@ def _raise_in_proxy_call(ref: Any) -> None:
 
 def _exit_in_ask(ref: Any) -> None:
     with pytest.raises(pykka.ActorDeadError):
-        ref.ask(crash_with(SystemExit()), timeout=5)
+        ref.ask(crash_with(SystemExit()), timeout=20)
 
 
 def _asker_answers_itself(ref: Any) -> None:
     block = Block()
     future = ref.ask(block, block=False)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     future.set(None)
     block.release.set()
 
@@ -164,8 +164,8 @@ class Plain(_Misbehaving, PlainWorker):
 def bystander() -> Iterator[Any]:
     plain, supervised = PlainWorker.start(), Worker.start()
     yield plain
-    assert plain.ask("still", timeout=5) == "still"
-    assert supervised.ask("there", timeout=5) == "there"
+    assert plain.ask("still", timeout=20) == "still"
+    assert supervised.ask("there", timeout=20) == "there"
     plain.stop()
     supervised.stop()
 
@@ -198,19 +198,19 @@ def test_each_way_of_death_gives_one_down(row: str, kind: str, bystander: Any) -
             ways.act(ref)
         asked = [ref.ask("after", block=False) for _ in range(5)]
         if ways.reason is None:
-            assert [future.get(timeout=5) for future in asked] == ["after"] * 5
+            assert [future.get(timeout=20) for future in asked] == ["after"] * 5
             assert ref.is_alive()
             assert downs == []
             assert ref in pykka.ActorRegistry.get_all()
-            assert ref.stop(timeout=5)
+            assert ref.stop(timeout=20)
         else:
             for future in asked:
                 with pytest.raises(pykka.ActorDeadError):
-                    future.get(timeout=5)
-        assert ref.join(5)
+                    future.get(timeout=20)
+        assert ref.join(20)
         assert not ref.is_alive()
         assert ref not in pykka.ActorRegistry.get_all()
-        assert ref.stop(timeout=5) is False
+        assert ref.stop(timeout=20) is False
         with pytest.raises(pykka.ActorDeadError):
             ref.tell("late")
         [down] = downs
@@ -266,7 +266,7 @@ def test_never_returns_from_a_handler(kind: str, bystander: Any) -> None:
     with Probe() as probe:
         monitor(ref, notify=probe.ref)
         in_hand = ref.ask(block, block=False)
-        assert block.entered.wait(5)
+        assert block.entered.wait(20)
         queued = ref.ask("queued", block=False)
         stopping = ref.stop(block=False)
         assert kill(ref)
@@ -276,8 +276,8 @@ def test_never_returns_from_a_handler(kind: str, bystander: Any) -> None:
         assert isinstance(probe.expect(Down).reason, Abandoned)
         for future in (in_hand, queued):
             with pytest.raises(pykka.ActorDeadError):
-                future.get(timeout=5)
-        assert stopping.get(timeout=5) is True
+                future.get(timeout=20)
+        assert stopping.get(timeout=20) is True
         assert len(leaked_threads()) == 1
         block.release.set()
         eventually(lambda: leaked_threads() == [])
@@ -292,7 +292,7 @@ def test_on_start_that_fails_alone_is_a_down() -> None:
     class Fails(SupervisedActor):
         def on_start(self) -> None:
             entered.set()
-            assert go.wait(5)
+            assert go.wait(20)
             raise Boom("late")
 
     ref = Fails.start()
@@ -304,5 +304,5 @@ def test_on_start_that_fails_alone_is_a_down() -> None:
         assert isinstance(down.reason, StartFailed)
         assert isinstance(down.reason.exception, Boom)
         with pytest.raises(pykka.ActorDeadError):
-            future.get(timeout=5)
-    assert ref.join(5)
+            future.get(timeout=20)
+    assert ref.join(20)

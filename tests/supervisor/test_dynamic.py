@@ -88,7 +88,7 @@ def test_a_temporary_child_that_ended_is_forgotten_wholly(end: Any) -> None:
     cells = [weakref.ref(ref._cell) for ref in refs]
     for ref in refs:
         end(ref)
-        assert ref.join(5)
+        assert ref.join(20)
     eventually(lambda: sup.count_children().specs == 0)
     # The supervisor's thread lets go of the last message when it takes the next.
     assert sup.which_children() == []
@@ -105,7 +105,7 @@ def test_a_transient_child_that_stops_itself_is_forgotten_and_restarts_after_a_c
     ref.tell(crash)
     await_restart(ref)
     ref.tell(stop)
-    assert ref.join(5)
+    assert ref.join(20)
     eventually(lambda: sup.which_children() == [])
     sup.stop()
 
@@ -117,7 +117,7 @@ def test_children_end_in_parallel_under_their_own_limits() -> None:
     quick = [sup.start_child(Worker) for _ in range(10)]
     for ref, block in zip(refs, blocks, strict=True):
         ref.tell(block)
-        assert block.entered.wait(5)
+        assert block.entered.wait(20)
     begun = time.monotonic()
     sup.stop(timeout=20)
     assert time.monotonic() - begun < 3, "0.4 s on an idle machine; one after the other 4 s"
@@ -151,7 +151,7 @@ def test_killing_the_supervisor_ends_its_children_before_it_is_gone() -> None:
         assert probe.expect(Down).reason == Killed()
     assert sorted(log.of("stop")) == ["0", "1", "2", "3", "4"]
     assert not any(ref.is_alive() for ref in refs)
-    assert sup.join(5)
+    assert sup.join(20)
     with pytest.raises(pykka.ActorDeadError):
         sup.start_child(Worker)
 

@@ -115,8 +115,8 @@ def assert_dead(ref: Any) -> None:
     with pytest.raises(pykka.ActorDeadError):
         ref.tell("x")
     with pytest.raises(pykka.ActorDeadError):
-        ref.ask("x", timeout=5)
-    assert ref.stop(timeout=5) is False
+        ref.ask("x", timeout=20)
+    assert ref.stop(timeout=20) is False
 
 
 # -- a final end
@@ -128,21 +128,21 @@ def test_an_actor_is_dead_before_on_stop(start: Start) -> None:
     downs: list[Down] = []
     monitor(ref, notify=downs.append)
     ref.tell(busy)
-    assert busy.entered.wait(5)
+    assert busy.entered.wait(20)
     stopping = ref.stop(block=False)
     waits = [ref.ask("behind the stop", block=False) for _ in range(3)]
     again = ref.stop(block=False)
     busy.release.set()
     for future in waits:
         with pytest.raises(pykka.ActorDeadError):
-            future.get(timeout=5)
-    assert block.entered.wait(5)
+            future.get(timeout=20)
+    assert block.entered.wait(20)
     assert_dead(ref)
     assert downs == [], "it is told when the hook has returned"
     assert not ref.join(0.01)
     block.release.set()
-    assert stopping.get(timeout=5) is True
-    assert again.get(timeout=5) is True
+    assert stopping.get(timeout=20) is True
+    assert again.get(timeout=20) is True
     assert [down.reason for down in downs] == [Normal()]
     assert ref.dead_letters == 3
 
@@ -161,11 +161,11 @@ def test_an_actor_is_dead_before_on_failure(how: Callable[[Any], Any]) -> None:
         downs: list[Down] = []
         monitor(ref, notify=downs.append)
         how(ref)
-        assert block.entered.wait(5)
+        assert block.entered.wait(20)
         assert_dead(ref)
         assert downs == []
         block.release.set()
-        assert ref.join(5)
+        assert ref.join(20)
         assert [type(down.reason) for down in downs] == [Killed if how is kill else Crash]
     sup.stop()
 
@@ -178,10 +178,10 @@ def test_the_name_is_held_until_the_last_hook_has_returned() -> None:
     held: list[Any] = []
     monitor(ref, notify=lambda _: held.append(whereis("ends")))
     ref.stop(block=False)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     assert whereis("ends") is ref
     block.release.set()
-    assert ref.join(5)
+    assert ref.join(20)
     assert held == [None], "it is free when the end is told"
     sup.stop()
 
@@ -192,10 +192,10 @@ def test_what_was_deferred_fails_before_on_stop() -> None:
     deferred = ref.ask(lambda actor: actor.defer_reply(), block=False)
     ref.stop(block=False)
     with pytest.raises(pykka.ActorDeadError):
-        deferred.get(timeout=5)
-    assert block.entered.wait(5)
+        deferred.get(timeout=20)
+    assert block.entered.wait(20)
     block.release.set()
-    assert ref.join(5)
+    assert ref.join(20)
 
 
 class _Batch:
@@ -219,10 +219,10 @@ def test_the_rest_of_a_batch_is_let_go_at_a_final_end_and_kept_for_a_restart(res
     assert info.ref is not None
     batch = _Batch()
     info.ref.tell(batch)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     assert batch.discarded == (restart == "temporary")
     block.release.set()
-    assert info.ref.join(5)
+    assert info.ref.join(20)
     assert batch.discarded == 1
     sup.stop()
 
@@ -345,11 +345,11 @@ def test_for_a_restart_the_inbox_is_held() -> None:
         block.entered.clear()
         block.release.clear()
         ref.tell(how)
-        assert block.entered.wait(5)
+        assert block.entered.wait(20)
         assert ref.is_alive()
         answer = ref.ask(instance, block=False)
         block.release.set()
-        assert answer.get(timeout=5) != before
+        assert answer.get(timeout=20) != before
     sup.stop()
 
 
@@ -362,14 +362,14 @@ def test_a_child_that_is_to_be_restarted_is_dead_as_soon_as_its_supervisor_ends(
     downs: list[Down] = []
     monitor(ref, notify=downs.append)
     ref.tell(crash)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     waits = ref.ask("for the successor", block=False)
     stopping = sup.stop(block=False)
     with pytest.raises(pykka.ActorDeadError):
-        waits.get(timeout=5)
+        waits.get(timeout=20)
     assert_dead(ref)
     block.release.set()
-    assert stopping.get(timeout=5)
+    assert stopping.get(timeout=20)
     assert [(type(down.reason), down.restarting) for down in downs] == [(Crash, False)]
 
 
@@ -406,7 +406,7 @@ def test_what_a_hook_raises_is_reported_once_and_changes_nothing(
         if back:
             assert await_restart(ref) == 1
         else:
-            assert ref.join(5)
+            assert ref.join(20)
         probe.expect_nothing(0.01)
     told = [line for line in reports() if f"'hook': '{hook}'" in line]
     assert len(told) == 1
@@ -442,13 +442,13 @@ def test_an_end_that_was_final_stays_so_when_its_hook_hangs() -> None:
     with Probe() as probe:
         monitor(ref, notify=probe.ref)
         ref.tell(stop)
-        assert block.entered.wait(5)
+        assert block.entered.wait(20)
         assert kill(ref)
         down = probe.expect(Down)
         assert isinstance(down.reason, Abandoned)
         assert not down.restarting
         probe.expect_nothing(0.02)
-    assert ref.join(5)
+    assert ref.join(20)
     eventually(lambda: [child.status for child in sup.which_children()] == ["stopped"])
     assert len(leaked_threads()) == 1
     block.release.set()
@@ -464,11 +464,11 @@ def test_a_crash_while_the_supervisor_ends_others_is_reported_though_nobody_wait
     refs = {info.id: info.ref for info in sup.which_children()}
     crashes: Any = refs["crashes"]
     stopping = sup.stop(block=False)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     crashes.tell(crash)
-    assert crashes.join(5)
+    assert crashes.join(20)
     block.release.set()
-    assert stopping.get(timeout=5)
+    assert stopping.get(timeout=20)
     assert [line for line in reports() if "child_terminated" in line and "on purpose" in line] != []
     assert len(reports()) == 1
 
@@ -485,15 +485,15 @@ def test_a_linked_tree_in_its_last_hooks_is_waited_for() -> None:
             link(self.tree)
 
     owner = Owner.start("owner", log)
-    tree = owner.ask(lambda actor: actor.tree, timeout=5)
+    tree = owner.ask(lambda actor: actor.tree, timeout=20)
     tree.stop(block=False)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     stopping = owner.stop(block=False)
     eventually(lambda: not owner.is_alive())
     assert not tree.join(0.02)
     assert log.of("stop") == ["tree"]
     block.release.set()
-    assert stopping.get(timeout=5)
+    assert stopping.get(timeout=20)
     assert log.of("stop") == ["tree", "owner"]
 
 
@@ -513,7 +513,7 @@ def test_the_end_of_the_process_waits_for_last_hooks_that_run_already(tree: bool
 
         ref = Supervisor.start([Slow]) if {tree} else Slow.start()
         ref.stop(block=False)
-        begun.wait(5)
+        begun.wait(20)
         assert not ref.is_alive()
     """
     done = subprocess.run(
@@ -530,9 +530,9 @@ def test_stop_all_while_a_tree_ends_waits_for_that() -> None:
     block = Block()
     sup = Supervisor.start([Worker, ChildSpec(Lingers, kwargs={"block": block}, shutdown=30)])
     sup.stop(block=False)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     threading.Timer(0.05, block.release.set).start()
-    pykka.ActorRegistry.stop_all(timeout=5)
+    pykka.ActorRegistry.stop_all(timeout=20)
     assert sup.join(0.5)
     assert pykka.ActorRegistry.get_all() == []
 

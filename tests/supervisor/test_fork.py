@@ -48,13 +48,13 @@ def in_child(check):
 
 def starts_anew():
     tree = Supervisor.start([ChildSpec(Echo, id="n", name="n")], name="root")
-    assert whereis("n").ask("y", timeout=5) == "y"
+    assert whereis("n").ask("y", timeout=20) == "y"
     kill(whereis("n"))
-    assert whereis("n").ask("z", timeout=5) == "z"
+    assert whereis("n").ask("z", timeout=20) == "z"
     fired = threading.Event()
     SYSTEM_CLOCK.call_later(0, fired.set)
-    assert fired.wait(5)
-    tree.stop(timeout=5)
+    assert fired.wait(20)
+    tree.stop(timeout=20)
     assert not pykka.ActorRegistry.get_all()
 """
 
@@ -151,17 +151,17 @@ def test_a_plain_pykka_actor_of_the_parents() -> None:
             except pykka.ActorDeadError:
                 pass
             mine = Echo.start()
-            assert mine.ask("x", timeout=5) == "x"
+            assert mine.ask("x", timeout=20) == "x"
             noticed = threading.Event()
             monitor(mine, notify=lambda down: noticed.set())
             mine.stop()
-            assert noticed.wait(5)
+            assert noticed.wait(20)
         told = threading.Event()
         monitor(plain, notify=lambda down: told.set())
         in_child(check)
         assert plain.ask("x") == "x"
         plain.stop()
-        assert told.wait(5)
+        assert told.wait(20)
         """
     )
 
@@ -219,7 +219,7 @@ def test_a_child_of_a_child() -> None:
             third = SupervisedActor.start()
             in_child(lambda: grandchild(third))
             third.tell("x")
-            third.stop(timeout=5)
+            third.stop(timeout=20)
         in_child(child)
         first.stop()
         second.stop()

@@ -130,7 +130,7 @@ def exit_(actor: Any) -> None:
 def _ask(message: Callable[[Any], Any], error: type[BaseException]) -> Callable[[Any], None]:
     def act(ref: Any) -> None:
         with pytest.raises(error):
-            ref.ask(message, timeout=5)
+            ref.ask(message, timeout=20)
 
     return act
 
@@ -138,13 +138,13 @@ def _ask(message: Callable[[Any], Any], error: type[BaseException]) -> Callable[
 def _call(ref: Any) -> None:
     future = ref.proxy().on_receive(raise_boom)
     with pytest.raises(Boom):
-        future.get(timeout=5)
+        future.get(timeout=20)
 
 
 def _survives_first(ref: Any) -> None:
     for _ in range(3):
         with pytest.raises((Boom, RuntimeError)):
-            ref.ask(raise_in_a_chain, timeout=5)
+            ref.ask(raise_in_a_chain, timeout=20)
     ref.stop(block=False)
 
 
@@ -181,7 +181,7 @@ def test_an_actor_is_freed_before_its_end_is_told(way: str, kind: str, lives: Li
     monitor(ref, notify=lambda _: at_the_end.append(lives.living()))
     assert lives.living() == [0]
     WAYS[way](ref)
-    assert ref.join(5)
+    assert ref.join(20)
     assert at_the_end == [[]]
     sup.stop()
 
@@ -222,7 +222,7 @@ def test_an_asker_keeps_the_traceback_of_what_ended_the_actor(lives: Lives) -> N
     downs: list[Down] = []
     monitor(ref, notify=downs.append)
     with pytest.raises(Boom) as caught:
-        ref.ask(raise_boom, timeout=5)
+        ref.ask(raise_boom, timeout=20)
     await_restart(ref)
     assert "raise_boom" in [entry.name for entry in caught.traceback]
     reason: Any = downs[0].reason
@@ -255,7 +255,7 @@ def test_what_could_not_be_started(kind: str, hook: str, lives: Lives) -> None:
     for _ in range(3):
         try:
             if kind == "alone":
-                assert OwnsNot.start(lives).join(5)
+                assert OwnsNot.start(lives).join(20)
             elif kind == "in a tree":
                 Supervisor.start([Worker, Supervisor.child_spec([spec], id="in")])
             else:
@@ -296,7 +296,7 @@ def test_restarts_that_fail(where: str, start_timeout: float | None, lives: Live
     for _ in range(3):
         answered = len(counts)
         ref.tell(raise_boom)
-        assert ref.ask("again", timeout=5) == "again"
+        assert ref.ask("again", timeout=20) == "again"
         assert len(counts) == answered + 3
     assert [len(count) for count in counts[2:]] == [1] * 10
     eventually(lambda: incarnations() == before)
@@ -313,7 +313,7 @@ def test_an_abandoned_one_is_freed_when_its_thread_returns(lives: Lives) -> None
     for count in range(1, 4):
         block = Block()
         ref.tell(block)
-        assert block.entered.wait(5)
+        assert block.entered.wait(20)
         clock.advance(11)
         assert await_restart(ref) == count
         assert lives.living() == [count - 1, count]

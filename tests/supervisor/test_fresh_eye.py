@@ -102,7 +102,7 @@ def test_what_init_raises_at_a_restart_is_one_more_failed_restart() -> None:
     tree = Supervisor.start([SecondFails])
     ref = only_child(tree)
     ref.tell(ValueError())
-    assert ref.ask("still here", timeout=5) == "still here"
+    assert ref.ask("still here", timeout=20) == "still here"
     assert len(built) == 3
     tree.stop()
 
@@ -153,7 +153,7 @@ def test_what_notify_raises_in_the_timer_thread_does_not_end_that() -> None:
     done = threading.Event()
     SYSTEM_CLOCK.call_later(0, lambda: fail(downs[0]))
     SYSTEM_CLOCK.call_later(0.01, done.set)
-    assert done.wait(5)
+    assert done.wait(20)
 
 
 @pytest.mark.parametrize("error", NOT_EXCEPTIONS)
@@ -282,8 +282,8 @@ def test_logging_that_fails_ends_nobody(broken: Callable[..., Any], error: type[
         tree = Supervisor.start([Worker])
         ref = only_child(tree)
         ref.tell(ValueError())
-        assert ref.ask("still here", timeout=5) == "still here"
-        assert tree.stop(timeout=5)
+        assert ref.ask("still here", timeout=20) == "still here"
+        assert tree.stop(timeout=20)
 
 
 # -- times
@@ -302,7 +302,7 @@ def test_a_clock_may_count_from_any_point(start: float) -> None:
         release.wait(30)
 
     ref.tell(hang)
-    assert begun.wait(5)
+    assert begun.wait(20)
     clock.advance(1)
     assert snapshot(ref).running_for == 1
     clock.advance(4)
@@ -327,7 +327,7 @@ def test_times_beyond_all_bounds(seconds: float) -> None:
         ref = tree.start_child(spec)
         kill(ref)
         assert await_restart(ref) == 1
-        tree.stop(timeout=5)
+        tree.stop(timeout=20)
     assert_timers_run()
 
 
@@ -365,7 +365,7 @@ def test_a_stop_request_finds_room_in_a_full_buffer() -> None:
     stopped = ref.stop(block=False)
     assert ref.dead_letters == 0
     clock.advance(5)
-    assert stopped.get(timeout=5) is True
+    assert stopped.get(timeout=20) is True
     tree.stop()
 
 
@@ -386,7 +386,7 @@ def test_a_bound_holds_for_many_at_once_and_whoever_is_refused_may_send_again() 
         done.set()
 
     threading.Thread(target=ask, daemon=True).start()
-    assert done.wait(5)
+    assert done.wait(20)
     assert (mailbox.qsize(), mailbox.dead_letters) == (2, 5)
 
 
@@ -405,7 +405,7 @@ def test_an_ask_whose_message_has_an_odd_class_is_answered() -> None:
 
     message = Odd()
     tree = Supervisor.start([Worker])
-    assert only_child(tree).ask(message, timeout=5) is message
+    assert only_child(tree).ask(message, timeout=20) is message
     tree.stop()
 
 
@@ -431,7 +431,7 @@ def test_a_plain_actor_may_have_attributes_of_its_own(name: str) -> None:
     tree = Supervisor.start([Plain, method])
     for child in tree.which_children():
         monitor(child.ref, notify=downs.append)  # type: ignore[arg-type]
-    assert only_child(tree).ask(None, timeout=5) == "mine"
+    assert only_child(tree).ask(None, timeout=20) == "mine"
     tree.stop()
     assert [down.reason for down in downs] == [Shutdown(), Shutdown()]
     assert called == []
@@ -451,7 +451,7 @@ def test_a_class_made_for_a_plain_actor_is_not_announced_to_it() -> None:
             return self.kind  # type: ignore[attr-defined]
 
     tree = Supervisor.start([Printer])
-    assert only_child(tree).ask(None, timeout=5) == "printer"
+    assert only_child(tree).ask(None, timeout=20) == "printer"
     assert made == [Printer]
     tree.stop()
 
@@ -519,7 +519,7 @@ def test_a_tree_that_has_stopped_has_no_thread_left() -> None:
         ref = tree.start_child(ChildSpec(Worker, restart="temporary"))
         monitor(ref, notify=slow)
         ended = ref.stop(block=False)
-        assert ref.actor_stopped.wait(5)
+        assert ref.actor_stopped.wait(20)
         tree.stop()
         assert len(told) == 1
-        ended.get(timeout=5)
+        ended.get(timeout=20)

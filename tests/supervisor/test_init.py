@@ -109,7 +109,7 @@ def test_init_of_a_child_runs_in_the_childs_thread(sup: Any, actor_class: Any, s
     ref = sup.start_child(ChildSpec(actor_class, (trials,), start_timeout=start_timeout))
     assert ref is trials.refs[0], "without waiting for on_start, there is a ref"
     ref.tell(crash)
-    own = ref.ask(lambda _: threading.current_thread(), timeout=5)
+    own = ref.ask(lambda _: threading.current_thread(), timeout=20)
     assert trials.threads[1] is own
     assert trials.threads[0] not in (own, threading.current_thread(), sup._cell.incarnation.thread)
 
@@ -148,7 +148,7 @@ def test_what_init_starts_and_watches_belongs_to_the_new_actor(sup: Any, supervi
     watched.stop()
     eventually(lambda: heard == [watched])
     owner.stop()
-    assert tree.join(5), "linked to its owner, not to whoever started that"
+    assert tree.join(20), "linked to its owner, not to whoever started that"
     assert starter.is_alive()
 
 
@@ -163,7 +163,7 @@ def test_what_a_failed_init_has_linked_is_ended(sup: Any, supervised: bool) -> N
 
     with pytest.raises(Boom):
         sup.start_child(Fails) if supervised else Fails.start()
-    assert trees[0].join(5)
+    assert trees[0].join(20)
     assert current_incarnation() is None
 
 
@@ -173,13 +173,13 @@ def test_an_actor_whose_linked_tree_dies_while_its_init_runs_dies_of_it() -> Non
             super().__init__()
             tree = Supervisor.start_link([])
             kill(tree)
-            assert tree.join(5)
+            assert tree.join(20)
 
     ref = Fails.start()
     with Probe() as probe:
         monitor(ref, notify=probe.ref)
         assert type(probe.expect(Down).reason) in (Killed, NoProc)
-    assert ref.join(5)
+    assert ref.join(20)
 
 
 # -- how long it may take
@@ -202,14 +202,14 @@ def test_start_timeout_bounds_init_and_its_late_return_does_nothing(
     for ref in trials.refs:
         assert not ref.is_alive()
         with pytest.raises(pykka.ActorDeadError):
-            ref.ask("x", timeout=5)
+            ref.ask("x", timeout=20)
     other: Any = sup.start_child(ChildSpec(actor_class, (Trials(),), name="late"))
     block.release.set()
     eventually(lambda: leaked_threads() == [])
     assert trials.heard == []
     assert whereis("late") == other
     assert set(pykka.ActorRegistry.get_all()) == {sup, other}
-    assert other.ask("there", timeout=5) == "there"
+    assert other.ask("there", timeout=20) == "there"
 
 
 @BOTH
@@ -224,7 +224,7 @@ def test_an_init_that_hangs_at_a_restart_freezes_nobody(
     ref.tell(crash)
     answer = ref.ask(instance, block=False)
     assert sup.count_children().specs == 1
-    third = answer.get(timeout=5)
+    third = answer.get(timeout=20)
     assert third != first
     assert await_restart(ref) == 2
     assert len(leaked_threads()) == 1
@@ -246,19 +246,19 @@ def test_a_tree_ends_while_an_init_hangs_at_a_restart(start_timeout: float | Non
     tree = Supervisor.start([spec, Supervisor.child_spec([], id="in")])
     ref: Any = tree.which_children()[0].ref
     ref.tell(crash)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     begun = time.monotonic()
     asked = ref.ask("x", block=False)
     if end == "stop":
-        assert tree.stop(timeout=10)
+        assert tree.stop(timeout=20)
     elif end == "stop_all":
-        pykka.ActorRegistry.stop_all(timeout=10)
+        pykka.ActorRegistry.stop_all(timeout=20)
     else:
         kill(tree)
-    assert tree.join(10)
+    assert tree.join(20)
     assert time.monotonic() - begun < 3
     with pytest.raises(pykka.ActorDeadError):
-        asked.get(timeout=5)
+        asked.get(timeout=20)
     assert pykka.ActorRegistry.get_all() == []
     assert len(leaked_threads()) == 1
     block.release.set()
@@ -305,13 +305,13 @@ def test_a_kill_of_a_child_whose_init_hangs_frees_its_supervisor() -> None:
     sup = Supervisor.start([ChildSpec(Tries, (trials,), start_timeout=60, shutdown=0.05)])
     ref: Any = sup.which_children()[0].ref
     ref.tell(crash)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     assert kill(ref)
-    assert ref.ask("next life", timeout=5) == "next life"
+    assert ref.ask("next life", timeout=20) == "next life"
     assert await_restart(ref) == 2
     block.release.set()
     eventually(lambda: leaked_threads() == [])
-    assert sup.stop(timeout=5)
+    assert sup.stop(timeout=20)
 
 
 def test_a_child_that_is_told_to_end_while_its_init_runs_does_not_start() -> None:
@@ -320,10 +320,10 @@ def test_a_child_that_is_told_to_end_while_its_init_runs_does_not_start() -> Non
     sup = Supervisor.start([ChildSpec(Tries, (trials,), start_timeout=60, shutdown=30)])
     ref: Any = sup.which_children()[0].ref
     ref.tell(crash)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     assert kill(ref)
     block.release.set()
-    assert ref.ask("next life", timeout=5) == "next life"
+    assert ref.ask("next life", timeout=20) == "next life"
     assert await_restart(ref) == 2
     assert trials.heard == ["on_start", "on_failure", "on_start"]
     sup.stop()
@@ -349,14 +349,14 @@ def test_an_interrupt_that_comes_while_init_runs_is_given_afterwards() -> None:
         target=lambda: sup.start_child(ChildSpec(Waits, name="waits", restart="temporary", start_timeout=60))
     )
     starting.start()
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     ref = whereis("waits")
     assert ref is not None
     stopping = ref.stop(block=False)
     begun = time.monotonic()
     block.release.set()
-    assert stopping.get(timeout=10) is True
-    starting.join(5)
+    assert stopping.get(timeout=20) is True
+    starting.join(20)
     assert time.monotonic() - begun < 5
     sup.stop()
 
@@ -367,7 +367,7 @@ def test_what_comes_while_an_init_hangs_is_bounded() -> None:
     sup = Supervisor.start([ChildSpec(Tries, (trials,), max_buffered=3)])
     ref: Any = sup.which_children()[0].ref
     ref.tell(crash)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     for number in range(5):
         ref.tell(number)
     assert ref.dead_letters == 2
@@ -397,7 +397,7 @@ def test_what_init_raises_reaches_the_caller_and_a_ref_handed_out_is_dead(sup: A
     assert isinstance(downs[0].reason.exception, Boom)
     assert not downs[0].restarting
     with pytest.raises(pykka.ActorDeadError):
-        asked[0].get(timeout=5)
+        asked[0].get(timeout=20)
     assert whereis("fails") is None
     assert pykka.ActorRegistry.get_all() == [sup]
 
@@ -417,7 +417,7 @@ def test_what_init_raises_at_a_restart_is_a_failed_restart(start_timeout: float 
         clock.wait_for_timer()
         clock.advance(1)
         eventually(lambda: len(trials.threads) > 1)
-    assert answer.get(timeout=5) == "back"
+    assert answer.get(timeout=20) == "back"
     assert len(trials.threads) == 4
     sup.stop()
 
@@ -445,12 +445,12 @@ def test_a_dynamic_child_that_is_not_needed_at_its_restart_is_forgotten(
     downs: list[Down] = []
     monitor(ref, notify=downs.append)
     ref.tell(crash)
-    assert ref.join(5)
+    assert ref.join(20)
     eventually(lambda: sup.which_children() == [])
     assert sup.count_children().specs == 0
     assert [down.restarting for down in downs] == [True]
     other = sup.start_child(ChildSpec(NotNeeded, name="not-needed"))
-    assert other.ask("there is room", timeout=5) == "there is room"
+    assert other.ask("there is room", timeout=20) == "there is room"
     sup.stop()
 
 
@@ -468,9 +468,9 @@ def test_a_significant_child_that_is_not_needed_ends_nothing(start_timeout: floa
     sup = Supervisor.start([spec, Worker], auto_shutdown="any_significant")
     ref: Any = sup.which_children()[0].ref
     ref.tell(crash)
-    assert ref.join(5)
+    assert ref.join(20)
     eventually(lambda: [child.status for child in sup.which_children()] == ["stopped", "running"])
-    assert sup.stop(timeout=5)
+    assert sup.stop(timeout=20)
 
 
 def test_a_name_that_a_late_init_claims_stays_free() -> None:

@@ -79,7 +79,7 @@ def blocked() -> Iterator[Keeps]:
     keeps = Keeps(wait)
     with handling(keeps):
         log.info("the first")
-        assert there.wait(5)
+        assert there.wait(20)
         try:
             yield keeps
         finally:
@@ -94,11 +94,11 @@ def test_a_handler_that_blocks_holds_up_no_supervisor_no_timer_and_no_monitor() 
         assert two is not None
         one.tell(crash)  # reported by the supervisor's thread
         kill(two)
-        await_restart(one, timeout=5)
+        await_restart(one, timeout=20)
         SYSTEM_CLOCK.call_later(0, lambda: crash(None))  # reported by the clock's thread
         send_after(0, probe.ref, "rang")
-        assert probe.expect(str, timeout=5) == "rang"
-        assert one.ask("there", timeout=5) == "there"
+        assert probe.expect(str, timeout=20) == "rang"
+        assert one.ask("there", timeout=20) == "there"
         assert keeps.records == []
         begun = time.monotonic()
         tree.stop(timeout=0.5)  # it waits for its lines no longer than it may
@@ -115,16 +115,16 @@ def test_a_handler_may_ask_the_supervisor_that_logs() -> None:
         [info] = tree.which_children()
         assert info.ref is not None
         info.ref.tell(crash)
-        await_restart(info.ref, timeout=5)
+        await_restart(info.ref, timeout=20)
         flush_logs()
     assert [[info.id for info in answer] for answer in answers] == [["one"]]
-    tree.stop(timeout=5)
+    tree.stop(timeout=20)
 
 
 def test_a_handler_may_stop_the_tree() -> None:
     tree = Supervisor.start([ChildSpec(Worker, id="one")])
     stopped: list[bool] = []
-    with handling(Keeps(lambda _: stopped.append(tree.stop(timeout=5))), logging.ERROR):
+    with handling(Keeps(lambda _: stopped.append(tree.stop(timeout=20))), logging.ERROR):
         [info] = tree.which_children()
         assert info.ref is not None
         info.ref.tell(crash)
@@ -305,7 +305,7 @@ def test_a_crash_in_the_moment_of_the_end_is_an_error_unless_the_owner_decides_a
 
     def late(actor: Any) -> None:
         reached.set()
-        gate.wait(10)
+        gate.wait(20)
         crash(actor)
 
     tree = DynamicSupervisor.start()
@@ -313,11 +313,11 @@ def test_a_crash_in_the_moment_of_the_end_is_an_error_unless_the_owner_decides_a
     with handling(keeps, logging.INFO):
         ref = tree.start_child(ChildSpec(Worker, backoff=backoff))
         ref.tell(late)
-        assert reached.wait(5)
+        assert reached.wait(20)
         stopping = tree.stop(block=False)
         eventually(lambda: not ref.actor_inbox.empty())  # the stop stands behind what is being handled
         gate.set()
-        stopping.get(timeout=5)
+        stopping.get(timeout=20)
     told = [record for record in keeps.records if "context='shutdown_error'" in record.getMessage()]
     assert [record.levelno for record in told] == [level]
 
@@ -334,7 +334,7 @@ def test_a_crash_that_a_dead_supervisor_cannot_be_told_is_an_error_unless_the_ow
         ref.tell(crash)
         eventually(lambda: not ref.is_alive())
         kill(tree)
-        assert tree.join(5)
+        assert tree.join(20)
     said = [record for record in keeps.records if "context='child_terminated'" in record.getMessage()]
     told = [record for record in said if "Worker" in record.getMessage()]  # not the killed supervisor's own
     assert [record.levelno for record in told] == [level]

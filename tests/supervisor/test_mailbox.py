@@ -60,7 +60,7 @@ def test_closing_wakes_who_waits() -> None:
     waiting.start()
     eventually(lambda: mailbox._parked is not None)
     mailbox.close()
-    waiting.join(5)
+    waiting.join(20)
     assert seen == [pykka.ActorDeadError]
 
 
@@ -87,7 +87,7 @@ def test_many_senders_one_receiver_nothing_lost_nothing_twice() -> None:
         thread.join()
     eventually(lambda: len(got) == 20_000)
     receiver.retire()
-    consumer.join(5)
+    consumer.join(20)
     for sender in range(4):
         assert [number for who, number in got if who == sender] == list(range(5000))
 
@@ -113,8 +113,8 @@ def test_hand_over_in_the_middle_of_the_traffic(round_: int) -> None:
     eventually(mailbox.empty)
     eventually(lambda: second.since == PARKED)
     second.retire()
-    old.join(5)
-    new.join(5)
+    old.join(20)
+    new.join(20)
     assert taken["first"] + taken["second"] == list(range(200))
 
 
@@ -172,7 +172,7 @@ def test_a_batch_goes_on_in_the_next_incarnation_behind_the_item_that_killed() -
     assert ref is not None
     batch = Batch([1, "crash", 2, "crash", 3])
     ref.actor_inbox.put_many([Envelope(batch), Envelope("behind")])
-    ref.ask("last", timeout=5)
+    ref.ask("last", timeout=20)
     assert await_restart(ref) == 2
     assert handled == [1, "crash", 2, "crash", 3, "behind", "last"]
     assert not batch.discarded
@@ -187,7 +187,7 @@ def test_a_batch_is_discarded_where_nobody_goes_on_with_it() -> None:
     first, second = Batch([1, "crash", 2]), Batch([3])
     ref.actor_inbox.put_many([Envelope(first), Envelope(second)])
     block.release.set()
-    assert ref.join(5)
+    assert ref.join(20)
     assert handled == [block, 1, "crash"]
     assert (first.discarded, second.discarded) == (True, True)
     assert ref.dead_letters == 2
@@ -201,11 +201,11 @@ def test_a_batch_of_a_killed_incarnation_goes_on_in_the_next() -> None:
     assert ref is not None
     block = Block()
     ref.tell(Batch([1, block, 2, 3]))
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     assert kill(ref)
     block.release.set()
     await_restart(ref)
-    ref.ask("last", timeout=5)
+    ref.ask("last", timeout=20)
     assert handled == [1, block, 2, 3, "last"]
     sup.stop()
 
@@ -213,7 +213,7 @@ def test_a_batch_of_a_killed_incarnation_goes_on_in_the_next() -> None:
 def test_a_batch_that_is_asked_is_answered() -> None:
     handled: list[Any] = []
     ref = Batching.start(handled)
-    assert ref.ask(Batch([1, 2]), timeout=5) is None
+    assert ref.ask(Batch([1, 2]), timeout=20) is None
     assert handled == [1, 2]
     ref.stop()
 
@@ -228,13 +228,13 @@ def test_a_late_thread_and_the_replacement_never_share_a_message() -> None:
     for _ in range(20):
         block = Block()
         ref.tell(block)
-        assert block.entered.wait(5)
+        assert block.entered.wait(20)
         for number in range(10):
             ref.tell(lambda _, number=number: got.append(number))
         clock.wait_for_timer(within=1)  # it is armed after the start, in the supervisor's thread
         clock.advance(1.1)
         # Now it is abandoned, or returns in time: whichever comes first.
         block.release.set()
-        ref.ask("caught up", timeout=5)
+        ref.ask("caught up", timeout=20)
     assert got == list(range(10)) * 20
     sup.stop()

@@ -83,9 +83,9 @@ def test_an_abandoned_owner_takes_its_linked_tree_along() -> None:
     tree = owner.ask(lambda actor: actor.tree)
     block = Block()
     owner.tell(block)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     clock.advance(2)
-    assert tree.join(5)
+    assert tree.join(20)
     block.release.set()
     eventually(lambda: leaked_threads() == [])
     assert log.of("stop") == ["linked"]
@@ -270,7 +270,7 @@ def test_a_linked_actor_that_ends_abnormally_takes_its_owner_along() -> None:
         probe.expect_nothing(0.05)
         linked.tell(crash)
         assert probe.expect(Down).reason == Killed()
-    assert owner.join(5)
+    assert owner.join(20)
     with pytest.raises(RuntimeError):
         link(owner)
 

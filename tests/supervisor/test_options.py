@@ -151,7 +151,7 @@ def test_a_decision_hook_that_answers_yes_or_no_has_not_decided(decision: Any) -
     [child] = sup.which_children()
     assert child.ref is not None
     child.ref.tell(crash)
-    assert child.ref.join(5)
+    assert child.ref.join(20)
     assert [child.status for child in sup.which_children()] == ["stopped"]
     sup.stop()
 

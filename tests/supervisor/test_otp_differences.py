@@ -46,6 +46,6 @@ def test_later_children_of_rest_for_one_wait_for_their_restart_with_ref_and_inbo
     assert [child.status for child in shown] == ["running", "restarting", "restarting"]
     assert [child.ref for child in shown] == refs
     clock.advance(5)
-    assert answer.get(timeout=5) != before
+    assert answer.get(timeout=20) != before
     eventually(lambda: {child.status for child in sup.which_children()} == {"running"})
     sup.stop()

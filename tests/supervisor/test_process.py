@@ -142,7 +142,7 @@ def test_in_a_forked_child_every_ref_is_dead_at_once() -> None:
                 new.stop()
                 fired = threading.Event()
                 SYSTEM_CLOCK.call_later(0.01, fired.set)
-                if not fired.wait(5):
+                if not fired.wait(20):
                     code = 14
                 os._exit(code)
             results.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
@@ -167,7 +167,7 @@ def test_handlers_are_restored() -> None:
         assert exited.value.code == 128 + signal.SIGTERM
     handling.restore()
     assert signal.getsignal(signal.SIGTERM) == before
-    assert sup.join(5)
+    assert sup.join(20)
 
 
 def test_without_a_signal_nothing_is_stopped() -> None:
@@ -200,6 +200,6 @@ def test_stop_all_from_within_the_tree_does_not_wait_for_itself() -> None:
     with Probe() as probe:
         monitor(sup, notify=probe.ref)
         caller.tell(lambda _: pykka.ActorRegistry.stop_all())
-        assert sup.join(5)
-        assert plain.actor_stopped.wait(5)
+        assert sup.join(20)
+        assert plain.actor_stopped.wait(20)
     assert SYSTEM_CLOCK.pending() <= 1

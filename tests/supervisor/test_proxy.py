@@ -57,12 +57,12 @@ def test_a_proxy_that_is_kept_keeps_no_dead_incarnation(lives: weakref.WeakSet[A
     sup = Supervisor.start([ChildSpec(Radio, (lives,))], max_restarts=100)
     ref: Any = sup.which_children()[0].ref
     proxy = ref.proxy()
-    assert proxy.player.play().get(timeout=5) == "played"
+    assert proxy.player.play().get(timeout=20) == "played"
     for count in range(1, 6):
         proxy.crash.defer()
         assert await_restart(ref) == count
-        assert proxy.later(count).get(timeout=5).get(timeout=5) == count * 2
-        assert proxy.player.play().get(timeout=5) == "played"
+        assert proxy.later(count).get(timeout=20).get(timeout=20) == count * 2
+        assert proxy.player.play().get(timeout=20) == "played"
         assert len(lives) == 1
     sup.stop()
     eventually(lambda: not lives)
@@ -83,14 +83,14 @@ def test_a_proxy_is_made_while_its_actor_waits_for_its_restart(lives: weakref.We
         _ = proxy._in_future
     answers = [proxy.double(4), proxy.volume, proxy.player.play(), proxy.nothing, older.volume]
     clock.advance(5)
-    assert [answers[0].get(timeout=5), answers[1].get(timeout=5), answers[2].get(timeout=5)] == [
+    assert [answers[0].get(timeout=20), answers[1].get(timeout=20), answers[2].get(timeout=20)] == [
         8,
         5,
         "played",
     ]
     with pytest.raises(AttributeError, match="nothing"):
-        answers[3].get(timeout=5)
-    assert answers[4].get(timeout=5) == 5
+        answers[3].get(timeout=20)
+    assert answers[4].get(timeout=20) == 5
     with pytest.raises(AttributeError, match="nothing"):
         _ = proxy.nothing
     assert proxy == older == ref.proxy()
@@ -98,7 +98,7 @@ def test_a_proxy_is_made_while_its_actor_waits_for_its_restart(lives: weakref.We
     with pytest.raises(pykka.ActorDeadError):
         ref.proxy()
     with pytest.raises(pykka.ActorDeadError):
-        proxy.double(1).get(timeout=5)
+        proxy.double(1).get(timeout=20)
 
 
 def test_pykkas_own_class_is_a_child_as_any_other() -> None:

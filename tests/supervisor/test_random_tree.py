@@ -237,7 +237,7 @@ def run(seed: int, deaths: int) -> None:
                 elif how < 0.9:
                     ref.stop(block=False)
                 else:
-                    ref.ask("still there?", timeout=10)
+                    ref.ask("still there?", timeout=20)
             except (pykka.ActorDeadError, IndexError):
                 continue
         settled = chance.random() < 0.5

@@ -103,12 +103,12 @@ class Child(SupervisedActor):
 
 def crash(ref: Any) -> None:
     ref.tell("crash")
-    assert ref.ask("back", timeout=5) == "back"
+    assert ref.ask("back", timeout=20) == "back"
 
 
 def killed(ref: Any) -> None:
     kill(ref)
-    assert ref.ask("back", timeout=5) == "back"
+    assert ref.ask("back", timeout=20) == "back"
 
 
 def least(measure: Callable[[], int], rounds: int = 5) -> int:

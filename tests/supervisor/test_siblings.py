@@ -76,7 +76,7 @@ def test_a_restart_waits_for_a_sibling_that_is_being_restarted(strategy: Any) ->
         with pytest.raises(Exception, match="waits for its restart"):
             method("user")
     clock.advance(1)
-    assert waits.get(timeout=5) is db
+    assert waits.get(timeout=20) is db
     assert statuses(sup) == {"db": "running", "user": "running"}
     assert snapshot(sup).children[1].restarts == (2 if strategy == "one_for_one" else 1)
     assert clock.pending() == 0
@@ -107,7 +107,7 @@ def test_it_waits_for_as_long_as_the_sibling_takes() -> None:
         clock.wait_for_timer()
         clock.advance(1)
         eventually(lambda: clock.pending() == 1 or statuses(sup)["db"] == "running")
-    assert answer.get(timeout=5) is db
+    assert answer.get(timeout=20) is db
     assert snapshot(sup).children[0].restarts == 4, "of the db 3, of the user 1: its crash"
     sup.stop()
 
@@ -129,7 +129,7 @@ def test_several_wait_and_wait_for_one_another() -> None:
     eventually(lambda: statuses(sup) == dict.fromkeys(("db", "user", "web"), "restarting"))
     log.clear()
     clock.advance(1)
-    assert answer.get(timeout=5) == [user, {"also": db}]
+    assert answer.get(timeout=20) == [user, {"also": db}]
     assert log.of("start") == ["db", "user", "web"]
     sup.stop()
 
@@ -165,7 +165,7 @@ def test_where_the_sibling_is_gone_the_restart_fails_and_counts(how: str) -> Non
         else:
             clock.advance(1)
         assert probe.expect(Down).reason == Shutdown("reached_max_restart_intensity")
-    assert sup.join(5)
+    assert sup.join(20)
     assert not user.is_alive()
 
 
@@ -205,7 +205,7 @@ def test_what_waits_for_a_failed_child_stays_down_when_that_is_terminated(strate
     monitor(user, notify=downs.append)
     sup.terminate_child("db")
     with pytest.raises(pykka.ActorDeadError):
-        waits.get(timeout=5)
+        waits.get(timeout=20)
     assert [down.restarting for down in downs] == [False]
     left = {"db": "stopped", "user": "stopped"}
     assert statuses(sup) == {"first": "running" if strategy == "rest_for_one" else "stopped", **left}
@@ -230,7 +230,7 @@ def test_another_of_a_group_that_is_terminated_holds_up_none() -> None:
     clock.wait_for_timer()
     sup.terminate_child("user")
     clock.advance(1)
-    assert db.ask("back", timeout=5) == "back"
+    assert db.ask("back", timeout=20) == "back"
     assert statuses(sup) == {"db": "running", "user": "stopped"}
     sup.stop()
 
@@ -256,7 +256,7 @@ def test_what_waits_for_a_child_that_is_given_up_runs_without_it(strategy: Any) 
     clock.wait_for_timer()
     answer = later.ask("back", block=False)
     clock.advance(1)
-    assert answer.get(timeout=5) == "back"
+    assert answer.get(timeout=20) == "back"
     assert statuses(sup) == {"fails": "stopped", "later": "running"}
     assert not fails.is_alive()
     sup.stop()

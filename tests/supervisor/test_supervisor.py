@@ -199,11 +199,11 @@ def test_auto_shutdown(mode: Any) -> None:
         log.clear()
         refs["a"].tell(stop)
         if mode == "all_significant":
-            assert refs["a"].join(5)
+            assert refs["a"].join(20)
             assert sup.count_children().specs == 3
             refs["b"].tell(crash)
         assert probe.expect(Down).reason == Shutdown("auto_shutdown")
-    assert sup.join(5)
+    assert sup.join(20)
     assert log.of("stop") == (["a", "c", "b"] if mode == "any_significant" else ["a", "c"])
 
 
@@ -240,7 +240,7 @@ def test_the_owners_hook_decides_from_the_reason() -> None:
     await_restart(ref)
     monitor(ref, notify=downs.append)
     ref.tell(crash)
-    assert ref.join(5)
+    assert ref.join(20)
     eventually(lambda: len(downs) == 2)
     assert not downs[1].restarting
     eventually(lambda: statuses(sup) == {"Worker": "stopped"})
@@ -259,7 +259,7 @@ def test_a_hook_that_fails_gives_up(wrong: Any) -> None:
     sup = Supervisor.start([ChildSpec(Worker, backoff=decide)])
     [ref] = refs_of(sup).values()
     ref.tell(crash)
-    assert ref.join(5)
+    assert ref.join(20)
     eventually(lambda: statuses(sup) == {"Worker": "stopped"})
     sup.stop()
 
@@ -302,7 +302,7 @@ def test_a_restart_that_fails_counts_again_and_ends_the_supervisor() -> None:
         monitor(sup, notify=probe.ref)
         ref.tell(crash)
         assert probe.expect(Down).reason == Shutdown("reached_max_restart_intensity")
-    assert sup.join(5)
+    assert sup.join(20)
     assert len(starts) == 4
     assert not ref.is_alive()
 
@@ -393,7 +393,7 @@ def test_a_transient_supervisor_that_gave_up_is_not_restarted() -> None:
     )
     inner = refs_of(root)["inner"]
     refs_of(inner)["Worker"].tell(crash)
-    assert inner.join(5)
+    assert inner.join(20)
     eventually(lambda: statuses(root) == {"inner": "stopped"})
     root.stop()
 
@@ -410,7 +410,7 @@ def test_a_hung_supervisor_is_abandoned_with_its_children_ended() -> None:
     inner = refs_of(root)["hangs"]
     child = inner.start_child(ChildSpec(Worker, ("child", log), shutdown=0.1))
     inner.tell(block)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     kill(inner)
     await_restart(inner)
     assert not child.is_alive()
@@ -517,7 +517,7 @@ def test_an_asynchronous_start_does_not_wait_and_its_failure_is_an_end_like_any_
     assert isinstance(downs[0].reason, StartFailed)
     assert downs[0].restarting
     clock.advance(1)
-    assert answer.get(timeout=5) == "through"
+    assert answer.get(timeout=20) == "through"
     sup.stop()
 
 
@@ -539,7 +539,7 @@ def test_brutal_kill_and_for_ever() -> None:
         with pytest.raises(pykka.Timeout):
             stopping.get(timeout=0.1)
         block.release.set()
-        assert stopping.get(timeout=5)
+        assert stopping.get(timeout=20)
     assert log.entries[2:] == [("failure", "brutal"), ("stop", "patient")]
 
 
@@ -564,7 +564,7 @@ def test_interrupt_frees_what_a_child_waits_on_at_shutdown() -> None:
     answer = ref.ask("wait", block=False)
     eventually(ref.actor_inbox.empty)
     begun = time.monotonic()
-    sup.stop(timeout=5)
+    sup.stop(timeout=20)
     assert time.monotonic() - begun < 2
     assert answer.get(timeout=1) == "woken"
     assert threads == [sup._cell.incarnation.thread.ident]  # type: ignore[union-attr]
@@ -588,11 +588,11 @@ def test_a_stop_during_a_slow_start_waits_no_longer_than_for_an_end() -> None:
 
     starter = threading.Thread(target=start)
     starter.start()
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     begun = time.monotonic()
-    assert sup.stop(timeout=10)
+    assert sup.stop(timeout=20)
     assert time.monotonic() - begun < 2
-    starter.join(5)
+    starter.join(20)
     assert isinstance(failed[0], TimeoutError)
     block.release.set()
     eventually(lambda: leaked_threads() == [])
@@ -628,7 +628,7 @@ def test_snapshot_is_plain_data_and_waits_for_nobody() -> None:
     refs["crashed"].tell(crash)
     await_restart(refs["crashed"])
     refs["busy"].tell(block)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     refs["busy"].tell("one")
     refs["busy"].tell("two")
     clock.advance(3)
@@ -656,8 +656,8 @@ def test_stop_of_a_child_ends_its_incarnation_and_the_ref_lives_on() -> None:
     sup = Supervisor.start([Worker])
     [ref] = refs_of(sup).values()
     before = ref.ask(instance)
-    assert ref.stop(timeout=5)
-    assert ref.ask(instance, timeout=5) != before
+    assert ref.stop(timeout=20)
+    assert ref.ask(instance, timeout=20) != before
     sup.stop()
 
 
@@ -672,12 +672,12 @@ def test_a_crash_while_the_supervisor_is_blocked_is_not_lost() -> None:
     [ref] = refs_of(sup).values()
     starter = threading.Thread(target=sup.start_child, args=(Slow,))
     starter.start()
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     ref.tell(crash)
     answer = ref.ask("waits in the inbox", block=False)
     block.release.set()
-    starter.join(5)
-    assert answer.get(timeout=5) == "waits in the inbox"
+    starter.join(20)
+    assert answer.get(timeout=20) == "waits in the inbox"
     sup.stop()
 
 

@@ -157,7 +157,7 @@ def test_an_unmodified_class_gets_the_ref_it_keeps_in_its_own_init() -> None:
     ref.proxy().crash.defer()
     await_restart(ref)
     assert seen[0] == seen[1] == (ref, ref.actor_urn, ref.actor_inbox)
-    assert ref.proxy().later().get().get(timeout=5) == "now"
+    assert ref.proxy().later().get().get(timeout=20) == "now"
     assert ref.actor_class is Registers
     assert ref.ask is not None
     assert pykka.ActorRegistry.get_by_class(Registers) == [ref]
@@ -190,23 +190,23 @@ def test_deferred_replies() -> None:
     assert not Defers.held[0].set("again")
     thread = threading.Thread(target=lambda: Defers.held[1].set_exception(Boom("from another thread")))
     thread.start()
-    assert first.get(timeout=5) == "later"
+    assert first.get(timeout=20) == "later"
     with pytest.raises(Boom, match="another thread"):
-        second.get(timeout=5)
+        second.get(timeout=20)
     with pytest.raises(Boom, match="after deferring"):
-        fails.get(timeout=5)
+        fails.get(timeout=20)
     assert not Defers.held[3].set("too late")
     twice = proxy.defer_twice()
     ref.ask("handled by now")
     assert not Defers.held[5].set("leads nowhere")
     assert Defers.held[4].set("the real one")
-    assert twice.get(timeout=5) == "the real one"
+    assert twice.get(timeout=20) == "the real one"
     proxy.hold.defer()
     ref.ask("handled by now")
     assert not Defers.held[6].set("nobody asked")
     ref.stop()
     with pytest.raises(pykka.ActorDeadError):
-        third.get(timeout=5)
+        third.get(timeout=20)
     assert not Defers.held[2].set("too late")
     with pytest.raises(RuntimeError):
         Worker().defer_reply()
@@ -247,17 +247,17 @@ def test_retired_lets_a_long_handler_return() -> None:
         return "left early"
 
     answer = ref.ask(work, block=False)
-    assert block.entered.wait(5)
+    assert block.entered.wait(20)
     kill(ref)
-    assert answer.get(timeout=5) == "left early"
-    assert ref.join(5)
+    assert answer.get(timeout=20) == "left early"
+    assert ref.join(20)
 
 
 def test_join_waits_for_the_end_only() -> None:
     ref = Worker.start()
     assert not ref.join(0.01)
     ref.stop(block=False)
-    assert ref.join(5)
+    assert ref.join(20)
     assert ref.join()
 
 
@@ -268,7 +268,7 @@ def test_a_stop_that_takes_too_long_is_pykkas_time_out() -> None:
     with pytest.raises(pykka.Timeout):
         ref.stop(timeout=0.02)
     block.release.set()
-    assert ref.join(5)
+    assert ref.join(20)
 
 
 def test_lines_go_to_logging_where_nobody_has_configured_structlog(
@@ -327,7 +327,7 @@ def test_pykkas_own_traceback_is_kept_out(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.DEBUG):
         ref = Worker.start()
         ref.tell(crash)
-        assert ref.join(5)
+        assert ref.join(20)
         with pytest.raises(Boom):
             other = Worker.start()
             try:

@@ -276,7 +276,7 @@ def bare_json(gemini: LocalGemini, prompt: str, more: dict[str, Any]) -> socket.
     body = contents(prompt, **more)
     head = f"POST {PATH} HTTP/1.1\r\nx-goog-api-key: local-key\r\nconnection: close\r\n"
     head += f"content-length: {len(body)}\r\n"
-    sock = socket.create_connection(("127.0.0.1", gemini.port), timeout=10)
+    sock = socket.create_connection(("127.0.0.1", gemini.port), timeout=20)
     sock.sendall(head.encode() + b"\r\n" + body)
     return sock
 

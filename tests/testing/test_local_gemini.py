@@ -175,7 +175,7 @@ def test_a_chunked_upload_a_proxys_target_and_an_expectation_are_understood(gemi
         assert client.http.getresponse().read()
         client.http.request("POST", f"http://elsewhere:1{PATH}", body, HEADERS)
         assert client.http.getresponse().status == 200
-    with socket.create_connection(("127.0.0.1", gemini.port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", gemini.port), timeout=20) as sock:
         head = f"POST {PATH} HTTP/1.1\r\nx-goog-api-key: local-key\r\nconnection: close\r\n"
         head += "expect: 100-continue\r\n"
         sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode())
@@ -364,11 +364,11 @@ def test_tls_with_an_authority_of_its_own() -> None:
         if isinstance(reset.value, http.client.IncompleteRead):
             assert reset.value.partial.count(b"data: ") == 2
         with (
-            socket.create_connection(("127.0.0.1", gemini.port), timeout=5) as sock,
+            socket.create_connection(("127.0.0.1", gemini.port), timeout=20) as sock,
             pytest.raises(ssl.SSLCertVerificationError),
         ):
             ssl.create_default_context().wrap_socket(sock, server_hostname="127.0.0.1")
-        with socket.create_connection(("127.0.0.1", gemini.port), timeout=5) as unfinished:
+        with socket.create_connection(("127.0.0.1", gemini.port), timeout=20) as unfinished:
             unfinished.sendall(b"\x16\x03")
             while gemini.connections_opened < 5:
                 time.sleep(0.01)

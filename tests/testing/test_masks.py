@@ -81,9 +81,9 @@ def test_in_the_records_of_a_server() -> None:
             f"{gemini.url}{PATH}&key={OTHER}",
             json=body,
             headers={"x-goog-api-key": OTHER, "Cookie": f"sid={OTHER}", "X-Note": OTHER},
-            timeout=5,
+            timeout=20,
         ).close()
-        requests.post(f"{gemini.url}/{OTHER}?key={OTHER}", json=body, timeout=5).close()
+        requests.post(f"{gemini.url}/{OTHER}?key={OTHER}", json=body, timeout=20).close()
         first, second = gemini.requests
         for record in (first, second):
             assert OTHER not in repr(vars(record))

@@ -185,7 +185,7 @@ class LocalGemini:
         """How many connections are open now."""
         return len(self._book.connections)
 
-    def wait_request(self, n: int = 1, where: Pattern | None = None, timeout: float = 5.0) -> RequestRecord:
+    def wait_request(self, n: int = 1, where: Pattern | None = None, timeout: float = 20.0) -> RequestRecord:
         """Wait for the `n`-th request that `where` fits, and return its record.
 
         `where`: a part of the request's text, or a callable of its record. `TimeoutError` after `timeout` seconds.
@@ -198,7 +198,7 @@ class LocalGemini:
 
         return self._book.wait_request(n, fits, timeout)
 
-    def wait_open_connections(self, n: int, timeout: float = 5.0) -> None:
+    def wait_open_connections(self, n: int, timeout: float = 20.0) -> None:
         """Wait until exactly `n` connections are open."""
         text = f"not exactly {n} connections are open"
         await_(self._book.changed, lambda: len(self._book.connections) == n, timeout, text)

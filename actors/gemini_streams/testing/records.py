@@ -72,7 +72,7 @@ class RequestRecord:
         """Whether the client left in the middle."""
         return self.aborted_at is not None
 
-    def wait_closed(self, timeout: float = 5.0) -> float:
+    def wait_closed(self, timeout: float = 20.0) -> float:
         """Wait until the exchange has ended or the client has left; answer `closed_at`."""
         await_(self._changed, lambda: self.closed_at is not None, timeout, f"{self!r} is still open")
         return cast("float", self.closed_at)
@@ -112,7 +112,7 @@ class Gate:
         """How many replies the gate holds now."""
         return len(self._waiting)
 
-    def reached(self, timeout: float = 5.0, n: int = 1) -> bool:
+    def reached(self, timeout: float = 20.0, n: int = 1) -> bool:
         """Wait until `n` replies have come to this gate since the start; `TimeoutError` after `timeout` s."""
         text = f"fewer than {n} have come to the gate {self._name}"
         await_(self._changed, lambda: self.arrivals >= n, timeout, text)
