@@ -26,6 +26,10 @@ class Session:
         self.target = SimpleNamespace(identity=("url", tenant))
 
 
+SHARE = AT_ONCE * 3 // 4
+"""What one tenant takes where there is no other."""
+
+
 def test_no_more_than_so_many_are_between_their_start_and_their_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -33,7 +37,7 @@ def test_no_more_than_so_many_are_between_their_start_and_their_request(
     monkeypatch.setattr(pace, "STUCK", 3600.0)
     woken: list[None] = []
     launches: Launches[Any] = Launches(lambda: woken.append(None))
-    sessions: list[Any] = [Session() for _ in range(3 * AT_ONCE)]
+    sessions: list[Any] = [Session(f"tenant {number}") for number in range(3 * AT_ONCE)]
     for session in sessions:
         launches.add(session)
     monkeypatch.setattr(SYSTEM_CLOCK, "call_later", lambda *_: None)
@@ -68,6 +72,12 @@ def test_tenants_are_served_by_turns_and_each_in_the_order_of_asking(
             launches.add(session)
         under_way: list[Any] = []
         turns: list[str] = []
+        full: set[str] = set()  # tenants that were passed over at some time
+
+        def has_a_place(tenant: str) -> bool:
+            own = sum(s.target.identity[1] == tenant for s in under_way)
+            return own < (4 - (len(under_way) - own)) * 3 / 4
+
         for step in [*steps, *["out", "launch"] * len(asked)]:
             if step != "launch":
                 if under_way:
@@ -75,9 +85,11 @@ def test_tenants_are_served_by_turns_and_each_in_the_order_of_asking(
                 continue
             launched: Any = launches.next()
             if launched is None:
-                assert len(under_way) == 4 or not waiting
+                assert not any(map(has_a_place, {s.target.identity[1] for s in waiting}))
                 continue
             tenant = launched.target.identity[1]
+            assert has_a_place(tenant)
+            full |= {s.target.identity[1] for s in waiting if not has_a_place(s.target.identity[1])}
             assert launched is next(s for s in waiting if s.target.identity[1] == tenant)
             waiting.remove(launched)
             under_way.append(launched)
@@ -87,7 +99,7 @@ def test_tenants_are_served_by_turns_and_each_in_the_order_of_asking(
             before = "".join(turns[:-1])
             if tenant in before:
                 since = set(before[before.rindex(tenant) :])
-                assert {s.target.identity[1] for s in waiting} <= since
+                assert {s.target.identity[1] for s in waiting} <= since | full
         assert not waiting
 
 
@@ -99,9 +111,25 @@ def test_what_hangs_holds_no_place_for_long(monkeypatch: pytest.MonkeyPatch) -> 
     launches: Launches[Any] = Launches(lambda: None)
     for _ in range(3 * AT_ONCE):
         launches.add(cast("Any", Session()))
-    for launched in (AT_ONCE, AT_ONCE, AT_ONCE):
+    for launched in (SHARE, SHARE, SHARE):
         assert sum(launches.next() is not None for _ in range(2 * AT_ONCE)) == launched
         now[0] += pace.STUCK
+
+
+def test_tenants_whose_streams_hang_leave_places_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "PATIENCE", 3600.0)
+    monkeypatch.setattr(pace, "STUCK", 3600.0)
+    monkeypatch.setattr(SYSTEM_CLOCK, "call_later", lambda *_: None)
+    launches: Launches[Any] = Launches(lambda: None)
+    for dead in ("a dead one", "another"):
+        for _ in range(AT_ONCE):
+            launches.add(Session(dead))
+        while launches.next() is not None:
+            pass
+    alive: Any = Session("alive")
+    launches.add(alive)
+    assert launches.next() is alive
+    assert launches.next() is None
 
 
 def test_another_tenant_waits_for_a_moment_only(

@@ -9,17 +9,19 @@ The rules:
 - No more than `AT_ONCE` streams are between their thread's start and their request. The others wait here, where they
   cost no thread.
 - They are launched by turns: each tenant of each service (`Target.identity`) gets its turn, and its streams are
-  launched in the order of asking. So a tenant whose service swallows connects has as many places as it can fill, but
-  it is not served twice before another tenant's stream that waits.
-- A stream that hangs in a resolver or a connect does not use the interpreter. Where all places are taken, one more
-  stream is launched after `PATIENCE` seconds; and a stream that has hung for `STUCK` seconds holds no place any more.
+  launched in the order of asking.
+- A tenant takes at most three quarters of the places that all the others leave. So a tenant whose service swallows
+  connects leaves places for the others, and its streams that wait are passed over.
+- A stream that hangs in a resolver or a connect does not use the interpreter. Where no stream that waits has a place,
+  one is launched all the same after `PATIENCE` seconds. A stream that has hung for `STUCK` seconds holds no place any
+  more.
 - What waits here outlives the supervisor.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
@@ -56,7 +58,8 @@ class Launches(Generic[StreamT]):
         self._wake = wake
         # Written by the supervisor's thread: the streams that wait, by tenant; the tenant whose turn it is comes first.
         self._waiting: OrderedDict[Hashable, deque[StreamT]] = OrderedDict()
-        self._under_way: dict[StreamT, float] = {}  # and when each was launched; any thread takes one out
+        # When each was launched, and for which tenant; any thread takes one out.
+        self._under_way: dict[StreamT, tuple[float, Hashable]] = {}
         self._latest = 0.0
         self._woken = False
         self._timed = False
@@ -76,24 +79,39 @@ class Launches(Generic[StreamT]):
             return None
         now = time.monotonic()
         under_way = self._under_way
-        if len(under_way) >= AT_ONCE:
-            for hanging, since in under_way.copy().items():
+        tenant: Hashable | None = next(iter(self._waiting))
+        if len(under_way) >= AT_ONCE // 2:
+            for hanging, (since, _) in under_way.copy().items():
                 if now - since >= STUCK:
                     under_way.pop(hanging, None)
-        if len(under_way) >= AT_ONCE:
+            tenant = self._with_a_place()
+        if tenant is None:
             left = self._latest + PATIENCE - now
             if left > 0:
                 if not self._timed:
                     self._timed = True
                     SYSTEM_CLOCK.call_later(left, self._ring)
                 return None
+            tenant = next(iter(self._waiting))
         self._latest = now
-        tenant, queue = self._waiting.popitem(last=False)
+        queue = self._waiting.pop(tenant)
         session = queue.popleft()
         if queue:
             self._waiting[tenant] = queue  # behind the other tenants
-        under_way[session] = now
+        under_way[session] = now, tenant
         return session
+
+    def _with_a_place(self) -> Hashable | None:
+        """Return the first tenant in turn of which one more stream may be under way; `None`: of none."""
+        taken = Counter(tenant for _, tenant in self._under_way.copy().values())
+        places = AT_ONCE - taken.total()
+        if places <= 0:
+            return None
+        for tenant in self._waiting:  # no more than `AT_ONCE` of them are passed over
+            own = taken[tenant]
+            if 4 * own < 3 * (places + own):
+                return tenant
+        return None
 
     def out(self, session: StreamT) -> None:
         """Take note, from any thread, that a session's request is out, or never will be."""
