@@ -10,7 +10,8 @@ The rules:
 - `decode(encode(value))` is `value`, infinite numbers included. Nothing here recurses in Python.
 
 The mechanism: msgspec reads nearly everything. Where it refuses, the standard library's parser reads again. The depth
-is only counted where a payload is long enough to be that deep.
+is only counted where a payload is long enough to be that deep. What is large is decoded with the garbage collector off
+(`collector`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from gemini_streams.api.collector import LARGE, collector_off
+
 __all__ = [
     "COULD_BE_DEEP",
     "MAX_DEPTH",
@@ -31,6 +34,7 @@ __all__ = [
     "check_depth",
     "copied",
     "decode",
+    "decode_large",
     "decode_plain",
     "encode",
     "mend",
@@ -65,6 +69,12 @@ decode_plain: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 _decode_slowly = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
+def decode_large(payload: bytes) -> Any:
+    """Do what `decode_plain` does with a payload of `LARGE` bytes or more."""
+    with collector_off():
+        return decode_plain(payload)
+
+
 def decode(payload: bytes) -> Any:
     """Decode a value; raises `ValueError` for what is no JSON, and `TooDeepError`."""
     value, halves = read(payload)
@@ -79,7 +89,10 @@ def read(payload: bytes) -> tuple[Any, bool]:
     if len(payload) >= COULD_BE_DEEP:
         check_depth(payload)
     try:
-        return _read(payload)
+        if len(payload) < LARGE:
+            return _read(payload)
+        with collector_off():
+            return _read(payload)
     except RecursionError:  # not for its depth: too little is left of this thread's stack
         return _on_a_stack_of_its_own(payload)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+from gemini_streams.api.collector import LARGE
 from gemini_streams.api.failures import error_of
 from gemini_streams.api.generate.pieces import Calls, Halves, index_of
 from gemini_streams.api.generate.response import candidate_of, is_nothing, parts_in, said
@@ -28,6 +29,7 @@ from gemini_streams.api.json_values import (
     TooDeepError,
     check_depth,
     decode,
+    decode_large,
     decode_plain,
     encode,
     mend,
@@ -159,8 +161,9 @@ class Meaning:
         plain = 0  # events in a row that say one text and nothing else
         for payload in payloads:
             data: Any = None
+            size = len(payload)
             try:
-                data = decode_plain(payload)
+                data = decode_plain(payload) if size < LARGE else decode_large(payload)
                 [candidate] = data["candidates"]
                 [part] = candidate["content"]["parts"]
                 if (
@@ -171,7 +174,7 @@ class Meaning:
                     and "promptFeedback" not in data
                     and "error" not in data
                     and not self._held
-                    and (len(payload) < COULD_BE_DEEP or _is_shallow(payload, part["text"]))
+                    and (size < COULD_BE_DEEP or _is_shallow(payload, part["text"]))
                 ):
                     if "usageMetadata" in data:
                         usage = data["usageMetadata"]
