@@ -76,7 +76,7 @@ def test_tenants_are_served_by_turns_and_each_in_the_order_of_asking(
 
         def has_a_place(tenant: str) -> bool:
             own = sum(s.target.identity[1] == tenant for s in under_way)
-            return own < (4 - (len(under_way) - own)) * 3 / 4
+            return bool(4 * own < 3 * (4 - len(under_way) + own))
 
         for step in [*steps, *["out", "launch"] * len(asked)]:
             if step != "launch":
