@@ -127,6 +127,7 @@ def test_pykkas_private_parts_are_where_they_were() -> None:
 def test_http_is_spoken_in_one_place() -> None:
     """But for the environment's proxies, and for contexts that are made as requests and urllib3 make them."""
     allowed = {
+        ("connection.py", "*"),
         ("connections.py", "*"),
         ("checks.py", "requests.utils.get_environ_proxies"),
         ("trust.py", "requests.utils.DEFAULT_CA_BUNDLE_PATH"),

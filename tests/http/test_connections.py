@@ -14,7 +14,7 @@ import pytest
 
 from conftest import StartManager
 from gemini_streams import APIError, Gemini, ManagerRef, StreamComplete, StreamError
-from gemini_streams.http.connections import SMALLEST_READ
+from gemini_streams.http.connection import SMALLEST_READ
 from gemini_streams.http.idle import KEEP, LOOK_EVERY, IdleConnections, is_quiet
 from gemini_streams.testing import LocalGemini, Raw
 from kit.helpers import LAST, ONCE, eventually, text_of

@@ -322,7 +322,7 @@ def test_a_crash_shows_nothing(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("gemini_streams.http.connections.HeadReader", broken)
+    monkeypatch.setattr("gemini_streams.http.connection.HeadReader", broken)
     ref = manager(endpoint=endpoint(secret_gemini), retry=ONCE)
     ref.start_stream(PROMPT, subscriber=probe.ref)
     check_error(last_of(probe).error)

@@ -30,7 +30,8 @@ from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Call
 from gemini_streams.errors import ConnectionLostError, GeminiStreamsError
 from gemini_streams.http.chunked import ChunkedDecoder, ChunkedError
-from gemini_streams.http.connections import SMALLEST_READ, Connections
+from gemini_streams.http.connection import SMALLEST_READ
+from gemini_streams.http.connections import Connections
 from gemini_streams.http.content_coding import ContentDecoder
 from gemini_streams.http.failures import Interrupted, failure_of
 from gemini_streams.http.http1 import Head
