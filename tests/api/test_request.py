@@ -15,7 +15,8 @@ import pydantic
 import pytest
 from google.genai import types
 
-from gemini_streams.api.generate.request import build_request, encode_body, with_token
+from gemini_streams.api.body import encode
+from gemini_streams.api.generate.request import build_request, with_token
 from gemini_streams.errors import InvalidRequestError
 
 SECRET = "the prompt nobody may see"
@@ -261,7 +262,7 @@ def test_the_switch_for_continuation_is_not_sent() -> None:
 
 def test_a_token_goes_beside_the_contents() -> None:
     body = build_request("x", {"seed": 1}).body
-    assert with_token(body, "dG9r") == {**body, "continuationToken": "dG9r"}
+    assert json.loads(b"".join(with_token(encode(body), "dG9r"))) == {**body, "continuationToken": "dG9r"}
     assert "continuationToken" not in body
 
 
@@ -271,12 +272,12 @@ def test_the_body_shares_nothing_with_what_it_was_made_from() -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}
     config = {"response_schema": schema, "stop_sequences": ["a"]}
     body = build_request([turn], config).body
-    sent = encode_body(body)
+    sent = encode(body)
     args["list"].append(2)
     turn["parts"] = []
     schema["properties"]["b"] = {}
     config["stop_sequences"] = []
-    assert encode_body(body) == sent
+    assert encode(body) == sent
 
 
 def test_a_models_turn_goes_back_as_it_came() -> None:
@@ -310,7 +311,7 @@ def test_subclasses_and_foreign_containers_become_plain_json() -> None:
     ).body
     response = body["contents"][0]["parts"][0]["functionResponse"]["response"]["value"]
     assert response == {"name": "n", "frozen": {"a": [1, 2]}, "model": {"a_b": 1}, "b": "_w=="}
-    assert json.loads(encode_body(body)) == body
+    assert json.loads(b"".join(encode(body))) == body
 
 
 def test_objects_that_refuse_to_be_json() -> None:
@@ -331,7 +332,7 @@ def test_objects_that_refuse_to_be_json() -> None:
 
 def test_large_integers_are_kept() -> None:
     body = build_request(part(2**80)).body
-    assert json.loads(encode_body(body)) == body
+    assert json.loads(b"".join(encode(body))) == body
 
 
 def test_a_built_request_does_not_print_its_body() -> None:

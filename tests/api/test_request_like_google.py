@@ -28,7 +28,8 @@ from google.genai import types
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemini_streams.api.generate.request import build_request, encode_body
+from gemini_streams.api.body import encode
+from gemini_streams.api.generate.request import build_request
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -492,5 +493,5 @@ configs = st.fixed_dictionaries(
 @given(contents=contents, config=st.none() | configs)
 def test_any_contents_and_config(google: Google, contents: Any, config: Any) -> None:
     body = build_request(contents, config).body
-    assert json.loads(encode_body(body)) == body
+    assert json.loads(b"".join(encode(body))) == body
     assert body == camel(google(contents, config))

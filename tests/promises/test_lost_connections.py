@@ -404,7 +404,7 @@ def test_over_tls_a_body_until_the_connections_end_needs_the_servers_word(
     exchange = Exchange()
     connections = Connections(5, 1, SYSTEM_CLOCK)
     target = server.endpoint(port).resolve({})
-    exchange.send(connections, target, Call("POST", target.model_url("m"), b"{}"))
+    exchange.send(connections, target, Call("POST", target.model_url("m"), (b"{}",)))
     data = b""
     try:
         while piece := exchange.read():

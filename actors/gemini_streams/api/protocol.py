@@ -20,6 +20,7 @@ import enum
 from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
+from gemini_streams.api.body import Body
 from gemini_streams.api.endpoint import Target
 from gemini_streams.errors import GeminiStreamsError
 
@@ -34,7 +35,7 @@ class Call(NamedTuple):
 
     method: str
     url: str
-    body: bytes
+    body: Body
 
 
 class End(enum.Enum):

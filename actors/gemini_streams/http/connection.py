@@ -163,9 +163,11 @@ class _Ours:
         self._sent = False
         self._acknowledged = _acknowledged(self.sock) if self._kept else None
         try:
-            self.sock.sendall(head + body if len(body) < _SMALL_BODY else head)
-            if len(body) >= _SMALL_BODY:
-                self.sock.sendall(body)
+            if len(body) == 1 and len(body[0]) < _SMALL_BODY:
+                self.sock.sendall(head + body[0])
+            else:
+                for piece in (head, *body):
+                    self.sock.sendall(piece)
         except OSError:
             current.unseen = self._kept
             raise  # or, where urllib3 says so, see whether the server has answered all the same

@@ -24,6 +24,7 @@ import requests
 import requests.adapters
 import urllib3
 
+from gemini_streams.api.body import Body
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Call
 from gemini_streams.errors import ConnectionFailedError
@@ -97,11 +98,11 @@ class _Route:
 class _Request:
     """A request on a route, as `HTTPAdapter.send` takes it: a `PreparedRequest` would be a tenth of a short stream."""
 
-    def __init__(self, route: _Route, method: str, body: bytes) -> None:
+    def __init__(self, route: _Route, method: str, body: Body) -> None:
         self.route = route
         self.method = method
         self.url = route.url
-        self.headers = {**route.target.headers(), "Content-Length": str(len(body))}
+        self.headers = {**route.target.headers(), "Content-Length": str(sum(map(len, body)))}
         self.body = body
 
 

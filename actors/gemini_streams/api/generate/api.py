@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import msgspec
 
+from gemini_streams.api.body import Body, encode
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.generate import response
 from gemini_streams.api.generate.meaning import Checkpoint, Meaning
-from gemini_streams.api.generate.request import build_request, encode_body, with_token
+from gemini_streams.api.generate.request import TOKEN, build_request, with_token
 from gemini_streams.api.protocol import Call, Request, ResumePoint
 
 __all__ = ["GENERATE_CONTENT", "GenerateContent", "GenerateRequest"]
@@ -27,23 +28,24 @@ _decoder = msgspec.json.Decoder()
 class GenerateRequest:
     """What one stream asks of `streamGenerateContent`."""
 
-    __slots__ = ("_follows", "body")
+    __slots__ = ("_follows", "_without", "body")
 
-    body: bytes
+    body: Body
     """JSON."""
 
-    def __init__(self, body: bytes, *, follows: bool) -> None:
-        self.body = body
+    def __init__(self, body: Body, token: Any, *, follows: bool) -> None:
+        self._without = body  # any token
+        self.body = body if token is None else with_token(body, token)
         self._follows = follows  # continuation tokens
 
     def __repr__(self) -> str:
-        return f"<GenerateRequest of {len(self.body)} bytes>"
+        return f"<GenerateRequest of {sum(map(len, self.body))} bytes>"
 
     def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:
         """Return the POST of the body, with the token to go on from where there is one."""
         body = self.body
         if resume is not None:
-            body = encode_body(with_token(self.shown(), cast("Checkpoint", resume).token))
+            body = with_token(self._without, cast("Checkpoint", resume).token)
         return Call("POST", f"{target.model_url(model)}:streamGenerateContent?alt=sse", body)
 
     def events(self, room: int, resume: ResumePoint | None) -> Meaning:
@@ -52,7 +54,7 @@ class GenerateRequest:
 
     def shown(self) -> dict[str, Any]:
         """Return the body, decoded anew at each use."""
-        return cast("dict[str, Any]", _decoder.decode(self.body))
+        return cast("dict[str, Any]", _decoder.decode(b"".join(self.body)))
 
     def same_as(self, other: Request) -> bool:
         """Whether the other request has the same body, whatever the order of its keys."""
@@ -76,7 +78,8 @@ class GenerateContent:
     def request(self, contents: Any, config: Any = None) -> GenerateRequest:
         """Build a request of what google-genai takes as contents and config (`request`)."""
         built = build_request(contents, config)
-        return GenerateRequest(encode_body(built.body), follows=built.automatic_continuation)
+        token = built.body.pop(TOKEN, None)
+        return GenerateRequest(encode(built.body), token, follows=built.automatic_continuation)
 
 
 GENERATE_CONTENT = GenerateContent()

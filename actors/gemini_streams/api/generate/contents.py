@@ -15,6 +15,7 @@ import io
 import sys
 from typing import Any
 
+from gemini_streams.api.body import Large
 from gemini_streams.api.generate.values import Shape, base64_of, fields_of, message_of, plain, refuse, snake
 
 __all__ = ["content_of", "contents_of"]
@@ -156,7 +157,7 @@ def _content_node(fields: dict[str, Any], at: str) -> dict[str, Any]:
 
 def _part_node(fields: dict[str, Any], at: str) -> dict[str, Any]:
     node = message_of(fields, at, Shape.MESSAGE, 1)
-    if not isinstance(node.get("text", ""), str):
+    if not isinstance(node.get("text", ""), str | Large):
         refuse(f"{at}.text", f"must be a string, not {type(fields['text']).__name__}")
     for name in ("inlineData", "fileData", "functionCall", "functionResponse"):
         if not isinstance(node.get(name, node), dict):
@@ -180,7 +181,7 @@ def _is_picture(given: Any) -> bool:
     return isinstance(image, type) and isinstance(given, image)
 
 
-def _picture(given: Any, at: str) -> dict[str, str]:
+def _picture(given: Any, at: str) -> dict[str, str | Large]:
     """Return an image as inline data: a JPEG from a file as a JPEG of the same quality, all else as PNG."""
     name, options = "PNG", {}
     if (

@@ -5,6 +5,7 @@ The rules:
 - `contents`, `config`, `schema` and `values` say how each part is read.
 - A value that cannot be sent raises `InvalidRequestError`, and so does one that would be lost without a word.
 - The body shares nothing with what it was made from.
+- A continuation token stands in front of all else, so that a body is given another one without being read again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from gemini_streams.api.body import Body
 from gemini_streams.api.generate.config import (
     REFUSED,
     TOP,
@@ -23,7 +25,10 @@ from gemini_streams.api.generate.config import (
 from gemini_streams.api.generate.contents import contents_of
 from gemini_streams.api.generate.values import refuse, snake
 
-__all__ = ["BuiltRequest", "build_request", "encode_body", "with_token"]
+__all__ = ["TOKEN", "BuiltRequest", "build_request", "with_token"]
+
+TOKEN = "continuationToken"  # noqa: S105 - a field's name
+"""The field of a body that asks for the rest of an answer."""
 
 
 class BuiltRequest(msgspec.Struct, frozen=True):
@@ -63,11 +68,6 @@ def _built(contents: Any, config: Any) -> BuiltRequest:
     return BuiltRequest(body, automatic)
 
 
-def with_token(body: dict[str, Any], token: str) -> dict[str, Any]:
-    """Return the body that goes on from a continuation token."""
-    return {**body, "continuationToken": token}
-
-
-def encode_body(body: dict[str, Any]) -> bytes:
-    """Return the body as bytes. For bodies of `build_request`, which are known to be JSON."""
-    return msgspec.json.encode(body)
+def with_token(body: Body, token: Any) -> Body:
+    """Return the body that goes on from a continuation token; it has none yet."""
+    return (b'{"%s":%s,%s' % (TOKEN.encode(), msgspec.json.encode(token), body[0][1:]), *body[1:])

@@ -4,7 +4,8 @@ The rules (google-genai 3.4 is the measure, a test compares the two):
 
 - The body is camelCase all through. Keys that are data (of function arguments and responses, schema properties, labels,
   JSON schemas) stay as they are, and so do their nulls. A null field elsewhere is a field not given.
-- Bytes become base64 in the URL-safe alphabet, as google-genai writes them.
+- Bytes become base64 in the URL-safe alphabet, as google-genai writes them. Large bytes and texts become a `Large`
+  (`body`): they are encoded in pieces.
 - The result shares nothing with what it was made from: a later change to that changes no retry.
 - What cannot be JSON is `InvalidRequestError`. The error says where it stands and what to give, and holds no text of
   the request.
@@ -21,6 +22,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from gemini_streams.api.body import LARGE, Large, base64_large, text_large
 from gemini_streams.errors import InvalidRequestError
 
 __all__ = [
@@ -43,6 +45,8 @@ CALLABLE = (
     " 'description': ..., 'parameters_json_schema': {...}}]}, call them for StreamEvent.function_calls, and"
     " start a stream with the function_response in its contents"
 )
+
+_HALF = "holds half a character (a lone surrogate), which UTF-8 does not have"
 
 
 class Shape(enum.Enum):
@@ -120,7 +124,7 @@ def message_of(fields: dict[str, Any], at: str, shape: Shape, depth: int) -> dic
     inner = INNER[shape]
     rest = Shape.MESSAGE if shape is Shape.DECLARATION else shape
     return {
-        name: _base64_text(value)
+        name: _base64_text(value, at)
         if isinstance(value, str) and name in ("data", "thoughtSignature") and shape is Shape.MESSAGE
         else value.upper()
         if shape is Shape.SCHEMA and name == "type" and type(value) is str
@@ -148,7 +152,7 @@ def plain(value: Any, at: str, shape: Shape, depth: int) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item, f"{at}[{index}]", shape, depth + 1) for index, item in enumerate(value)]
     if isinstance(value, bytes | bytearray | memoryview):
-        return base64_of(bytes(value))
+        return base64_of(value)
     if isinstance(value, dt.datetime):
         return value.isoformat()
     if shape in (Shape.DATA, Shape.SCHEMAS):
@@ -177,19 +181,25 @@ def _dumped(value: Any, at: str) -> Any:
         refuse(at, f"is a {type(value).__name__} that cannot be turned into JSON ({type(error).__name__})")
 
 
-def _text(value: str, at: str) -> str:
-    if not value.isascii():
-        try:
+def _text(value: str, at: str) -> str | Large:
+    try:
+        if len(value) >= LARGE:
+            return text_large(str.__str__(value))
+        if not value.isascii():
             value.encode()
-        except UnicodeEncodeError:
-            refuse(at, "holds half a character (a lone surrogate), which UTF-8 does not have")
+    except UnicodeEncodeError:
+        refuse(at, _HALF)
     return value if type(value) is str else str.__str__(value)
 
 
 def _data_key(key: Any, at: str) -> str:
     if not isinstance(key, str):
         refuse(at, f"has a key of type {type(key).__name__}: keys are strings")
-    return _text(key, at)
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        refuse(at, _HALF)
+    return str.__str__(key)
 
 
 def _key(key: Any) -> str:
@@ -197,13 +207,22 @@ def _key(key: Any) -> str:
     return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z_$][A-Za-z0-9_]{0,39}", key) else "[...]"
 
 
-def base64_of(data: bytes) -> str:
+def base64_of(data: bytes | bytearray | memoryview) -> str | Large:
     """Return bytes as the API's JSON has them."""
+    if isinstance(data, memoryview):
+        data = bytes(data)
+    if len(data) >= LARGE:
+        return base64_large(data)
     return base64.urlsafe_b64encode(data).decode("ascii")
 
 
-def _base64_text(text: str) -> str:
+def _base64_text(text: str, at: str) -> str | Large:
     """Return base64 that is text already in the same alphabet and padding as ours."""
+    if len(text) >= LARGE:
+        try:
+            return text_large(str.__str__(text), is_base64=True)
+        except UnicodeEncodeError:
+            refuse(at, _HALF)
     return text.replace("+", "-").replace("/", "_") + "=" * (-len(text) % 4)
 
 
