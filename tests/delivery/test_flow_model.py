@@ -574,6 +574,8 @@ class Delivery(RuleBasedStateMachine):
         if who >= len(self.people):
             return
         person = self.people[who]
+        if self.join_in_between is not None and self.join_in_between[0] is person:
+            return  # it has not come for the first time yet
         present = person.subscription is not None and not person.subscription.closed
         if not present and person.subscription is not None:
             person.handle(10**9)

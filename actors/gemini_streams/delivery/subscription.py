@@ -32,9 +32,8 @@ the manager's, the clock's. A position is a count of all events, or of their byt
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pykka
 
@@ -43,39 +42,18 @@ from gemini_streams.delivery.batches import ControlBatch, EventBatch, mark
 from gemini_streams.delivery.carried import CarriedInbox, never_blocks
 from gemini_streams.delivery.history import Replay
 from gemini_streams.delivery.inbox import put_all
+from gemini_streams.delivery.owner import LastMessageOf, Owner
+from gemini_streams.delivery.replaying import Replaying
 from gemini_streams.errand import Errand
-from gemini_streams.messages import EventsDropped, LastMessage, StreamEvent, StreamRestarting
+from gemini_streams.messages import EventsDropped, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
 from gemini_streams.safely import safely
 from pykka_supervisor.mailbox import Envelope
 
-__all__ = ["NO_LIMIT", "LastMessageOf", "Owner", "Subscription", "common_room"]
+__all__ = ["NO_LIMIT", "Subscription", "common_room"]
 
 NO_LIMIT = 1 << 62
 """Events or bytes that fit where no subscriber limits them."""
-
-LastMessageOf = Callable[["Subscription"], LastMessage]
-"""Makes a subscription's last message when it is put: its count of events is known only then."""
-
-
-class Owner(Protocol):
-    """A session, as far as one of its subscriptions is concerned."""
-
-    stream_id: str
-    tag: Any
-    lock: threading.Lock
-
-    def lost(self, subscription: Subscription, error: BaseException) -> None:
-        """Take note, without the lock, that a subscriber can be given nothing more."""
-
-    def on_credit(self, subscription: Subscription) -> None:
-        """Take note, in the subscriber's thread, that a starved subscription has drained."""
-
-    def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
-        """Decode an event of the history again."""
-
-    def cannot_tell(self, subscription: Subscription) -> LastMessage:
-        """Return the last message of a subscriber whose own could not be made."""
 
 
 def common_room(subscriptions: Iterable[Subscription], size: int) -> tuple[list[Subscription], int, int]:
@@ -258,35 +236,10 @@ class Subscription:
         """Send what came before this subscriber did, as it drains: in a thread of its own, which decodes it."""
         self.backlog.begin(history)
         self.replaying = True
-        self._errand = Errand(self._owner.lock, self._replay_on, "gemini-streams-replay")
+        self._errand = Errand(self._owner.lock, Replaying(self, self._owner).go_on, "gemini-streams-replay")
         self._errand.wake()
 
-    def _replay_on(self) -> None:
-        """In the errand's thread, without the lock: give the subscriber as much of its replay as fits by now."""
-        owner = self._owner
-        while True:
-            with owner.lock:
-                piece, attempt = self._next_piece()
-            if not piece.payloads:
-                break
-            try:
-                events = [owner.event(attempt, sequence, payload) for sequence, payload in piece.payloads]
-            except BaseException as error:  # noqa: BLE001 - what was delivered live can be read, or it is a bug
-                with owner.lock:
-                    self.finish(owner.cannot_tell, at_once=True)
-                owner.lost(self, error)
-                return
-            with owner.lock:
-                waiting = self.backlog.entries
-                if not waiting or waiting[0][3] is not piece:  # it has left, or the stream was stopped
-                    return
-                waiting.popleft()
-                sizes = [len(payload) for _, payload in piece.payloads]
-                self._put_events(events, sum(sizes), (), sizes)
-            del piece, events
-        owner.on_credit(self)
-
-    def _next_piece(self) -> tuple[Piece, int]:
+    def next_piece(self) -> tuple[Piece, int]:
         """Take what comes next of a replay and fits; it is empty where nothing does, or there is no more of it."""
         if self.backlog.entries:
             self.starve()  # as `flush`: before the counts are read
@@ -294,6 +247,19 @@ class Subscription:
         return self.backlog.take_piece(
             self._fits, self._sent - self._acked, self._sent_bytes - self._acked_bytes
         )
+
+    def put_piece(self, piece: Piece, events: list[StreamEvent]) -> bool:
+        """Put a piece of a replay, decoded meanwhile; `False` where it has no place any more.
+
+        The subscriber has left by then, or the stream was stopped.
+        """
+        waiting = self.backlog.entries
+        if not waiting or waiting[0][3] is not piece:
+            return False
+        waiting.popleft()
+        sizes = [len(payload) for _, payload in piece.payloads]
+        self._put_events(events, sum(sizes), (), sizes)
+        return True
 
     def restart(self, message: StreamRestarting) -> None:
         """Tell that the stream starts again; what is void by it leaves the buffer."""

@@ -13,7 +13,7 @@ The rules:
 
 from __future__ import annotations
 
-from gemini_streams.delivery.subscription import LastMessageOf
+from gemini_streams.delivery.owner import LastMessageOf
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.messages import Status
 from gemini_streams.safely import safely

@@ -17,7 +17,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from gemini_streams.delivery.subscription import LastMessageOf, Subscription
+from gemini_streams.delivery.owner import LastMessageOf
+from gemini_streams.delivery.subscription import Subscription
 from gemini_streams.errors import GeminiStreamsError, StreamCrashedError
 from gemini_streams.messages import LastMessage, StreamComplete, StreamError, StreamStopped
 

@@ -52,7 +52,7 @@ from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Events, Request
 from gemini_streams.delivery.audience import Audience
 from gemini_streams.delivery.history import History
-from gemini_streams.delivery.subscription import LastMessageOf
+from gemini_streams.delivery.owner import LastMessageOf
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.messages import Status
 from gemini_streams.options import Settings
