@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -345,6 +346,29 @@ def test_a_replay_is_decoded_where_it_holds_up_nobody(
         return
     if way == "more requests":
         late.expect(LAST)
+    judge(late, FROM_START)
+
+
+def test_a_long_replay_leaves_the_interpreter_to_others(
+    gemini: LocalGemini, manager: StartManager, probes: Probes
+) -> None:
+    gemini.on("why", Reply([f"{n} " for n in range(20_000)]))
+    streams = manager(history=1 << 25, linger=60)
+    first, late = probes(), probes()
+    stream_id = streams.start_stream("why", subscriber=first.ref)
+    first.expect(StreamComplete, timeout=60)
+    ticks = 0
+    interval = sys.getswitchinterval()
+    wide = FlowControl(window=100_000, max_bytes=1 << 30)
+    sys.setswitchinterval(5.0)  # a thread that does not let go keeps the interpreter for all of the replay
+    try:
+        streams.subscribe_stream(stream_id, late.ref, after=FROM_START, flow=wide, timeout=20)
+        while not any(isinstance(m, LAST) for m in late.messages[-1:]):
+            time.sleep(0.001)
+            ticks += 1
+    finally:
+        sys.setswitchinterval(interval)
+    assert ticks > 20
     judge(late, FROM_START)
 
 

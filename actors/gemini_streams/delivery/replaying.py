@@ -4,11 +4,14 @@ The rules:
 
 - The errand's thread decodes. It serves this replay alone, and holds no lock meanwhile.
 - A piece is as much as fits the subscriber's window by now. The next one is decoded when credit has come.
+- Between two pieces that thread sleeps for a moment. A long replay would otherwise keep every other thread waiting for
+  the interpreter lock, a switch interval each time.
 - What is decoded for a subscriber that has left meanwhile is not put.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from gemini_streams.delivery.backlog import Piece
@@ -16,6 +19,9 @@ from gemini_streams.delivery.owner import LastMessageOf, Owner
 from gemini_streams.messages import StreamEvent
 
 __all__ = ["Replaying"]
+
+_MOMENT = 0.0001
+"""Seconds between two pieces."""
 
 
 class Replayed(Protocol):
@@ -59,4 +65,5 @@ class Replaying:
                 if not subscription.put_piece(piece, events):
                     return
             del piece, events
+            time.sleep(_MOMENT)
         owner.on_credit(subscription)
