@@ -7,7 +7,7 @@ installed Pykka no longer has, so that a new version that moves one fails a test
 from __future__ import annotations
 
 import contextlib
-import sys
+import functools
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -25,12 +25,12 @@ __all__ = [
     "PRIVATE_HOOKS",
     "ActorStop",
     "Envelope",
-    "called_from_stop_all",
     "create_future",
     "dispatch_of",
     "equip",
     "forget_all_actors_after_fork",
     "handle_proxy_message",
+    "in_stop_all",
     "introspect_attrs",
     "missing_hooks",
     "new_stop",
@@ -194,23 +194,36 @@ def _index_the_registry() -> None:
 _index_the_registry()
 
 
-_STOP_ALL: Final = pykka.ActorRegistry.stop_all.__func__.__code__  # type: ignore[attr-defined]
+class _StoppingAll(threading.local):
+    """Whether the calling thread is in `ActorRegistry.stop_all()`."""
+
+    now = False
 
 
-def called_from_stop_all() -> bool:
-    """Whether a ref's `stop()` was called by `ActorRegistry.stop_all()`.
+_stopping_all = _StoppingAll()
 
-    `stop_all` calls the refs' public `stop()` and leaves no other trace than its frame, a few above:
-    its list comprehension may lie between, and a subclass's `stop()`.
-    """
-    frame = sys._getframe(1)  # noqa: SLF001
-    for _ in range(6):
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
-        if frame.f_code is _STOP_ALL:
-            return True
-    return False
+
+def _note_stop_all() -> None:
+    """Have `ActorRegistry.stop_all` note that it runs: it calls the refs' public `stop()`, and tells them nothing."""
+    original = pykka.ActorRegistry.stop_all.__func__  # type: ignore[attr-defined]
+
+    @functools.wraps(original)
+    def stop_all(cls: type[pykka.ActorRegistry], *, block: bool = True, timeout: float | None = None) -> Any:
+        before, _stopping_all.now = _stopping_all.now, True
+        try:
+            return original(cls, block=block, timeout=timeout)
+        finally:
+            _stopping_all.now = before
+
+    pykka.ActorRegistry.stop_all = classmethod(stop_all)  # type: ignore[method-assign,assignment]
+
+
+_note_stop_all()
+
+
+def in_stop_all() -> bool:
+    """Whether the calling thread is in `ActorRegistry.stop_all()`."""
+    return _stopping_all.now
 
 
 def forget_all_actors_after_fork() -> Iterable[pykka.ActorRef[Any]]:

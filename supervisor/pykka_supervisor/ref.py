@@ -125,7 +125,7 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
         are written, for at most the root's `shutdown`. Called by `ActorRegistry.stop_all()`, it ends the
         whole tree that the actor is in, in its order.
         """
-        future = self._stop_tree(wait=block) if _pykka.called_from_stop_all() else self.request_stop()
+        future = self._stop_tree(wait=block) if _pykka.in_stop_all() else self.request_stop()
         if not block:
             return future
         until = None if timeout is None else time.monotonic() + timeout
