@@ -256,4 +256,4 @@ def test_killed_again_and_again_it_comes_to_an_end() -> None:
             time.sleep(0.002)
         last = probe.expect(LAST)
         assert isinstance(last.error, StreamCrashedError)
-        assert last.attempts == 4
+        assert last.attempts in (3, 4)  # the last one may have died before it began

@@ -107,7 +107,7 @@ def instance(actor: Any) -> int:
     return number
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+def eventually(condition: Callable[[], bool], timeout: float = 20.0) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + timeout
     while not condition():
