@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import resource
+import ssl
 import sys
 import threading
 import time
@@ -31,7 +32,10 @@ KEY = "benchmark"
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What to do. Every peer that does the same work gets the same bytes from the server."""
 
-    url: str
+    url: str = ""
+    tls: bool = False
+    bundle: str = ""
+    """With `tls`: the file of certificates that the client verifies the server by."""
     events: int = 20_000
     """A stream."""
     size: int = 200
@@ -52,10 +56,22 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The interpreter's, seconds; Python's default."""
     profile: bool = False
 
+    lists: bool = False
+    """`size` bytes of small lists in place of the text."""
+
+    def with_(self, **changes: Any) -> Work:
+        """Return this work with some of it changed."""
+        return msgspec.structs.replace(self, **changes)
+
     @property
     def model(self) -> str:
         """The server reads the work in the model's name."""
-        return f"bench-n{self.events}-d{self.delay}-s{self.size}"
+        return f"bench-n{self.events}-d{self.delay}-s{self.size}{'-lists' if self.lists else ''}"
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """A new TLS context that verifies the server; `None` without TLS."""
+        return ssl.create_default_context(cafile=self.bundle) if self.tls else None
 
     @property
     def until(self) -> float:
@@ -156,7 +172,13 @@ class Opened:
     """How many connections the server has taken, asked over one that is there before."""
 
     def __init__(self, work: Work) -> None:
-        self._http = http.client.HTTPConnection(work.url.removeprefix("http://"))
+        host = work.url.partition("//")[2]
+        context = work.context
+        self._http = (
+            http.client.HTTPConnection(host)
+            if context is None
+            else http.client.HTTPSConnection(host, context=context)
+        )
         self.before = self.now()
 
     def now(self) -> int:
@@ -165,6 +187,23 @@ class Opened:
 
     def values(self) -> dict[str, float]:
         return {"new_connections": self.now() - self.before}
+
+
+class Loads:
+    """How often certificates were loaded into a TLS context since this was made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        load: Any = ssl.SSLContext.load_verify_locations
+
+        def counted(context: ssl.SSLContext, *args: Any, **kwargs: Any) -> None:
+            self.count += 1
+            load(context, *args, **kwargs)
+
+        ssl.SSLContext.load_verify_locations = counted  # type: ignore[method-assign, assignment]
+
+    def values(self) -> dict[str, float]:
+        return {"loads_of_the_bundle": self.count}
 
 
 class Countdown:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.__main__ import Failed, run
 from benchmarks.kit import Work
-from benchmarks.server import Server
+from benchmarks.running import Failed, run
+from benchmarks.server import serving
 
 __all__ = ["explore"]
 
@@ -27,7 +27,7 @@ COLUMNS = (
 )
 
 
-def explore(server: Server) -> None:
+def explore() -> None:
     """Try, and print what came of it."""
     for shared in (10, 0):
         whose = f"{shared} shared actors" if shared else "an actor each"
@@ -35,14 +35,14 @@ def explore(server: Server) -> None:
         print(f"{'streams':>8} " + " ".join(f"{name:>{int(width)}}" for _, name, width in COLUMNS))
         for streams in STEPS:
             work = Work(
-                url=server.url,
                 events=600,
                 delay=1_000,
                 streams=streams,
                 subscribers=shared,
             )
             try:
-                values = run("limits", "hold", work, limit=180.0).values
+                with serving(None) as server:
+                    values = run("limits", "hold", server.work(work), limit=180.0).values
             except Failed as why:
                 print(f"{streams:>8,} {why}", flush=True)
                 continue
@@ -53,9 +53,10 @@ def explore(server: Server) -> None:
             print(f"{streams:>8,} " + " ".join(cells), flush=True)
     print("\nbeyond a limit:")
     for kind in ("few_descriptors", "few_threads", "too_many"):
-        work = Work(url=server.url, events=20, delay=1_000, streams=500, patience=60.0)
+        work = Work(events=20, delay=1_000, streams=500, patience=60.0)
         try:
-            figures = run("limits", kind, work)
+            with serving(None) as server:
+                figures = run("limits", kind, server.work(work))
         except Failed as why:
             print(f"\n{kind}: {why}")
             continue

@@ -10,10 +10,22 @@ from typing import Any
 import matplotlib as mpl
 import msgspec
 
-from benchmarks.__main__ import Failed, run
+from benchmarks.judges import (
+    AIOHTTP,
+    BARE,
+    EPOLL,
+    GENAI,
+    NAIVE,
+    ONE_THREAD,
+    OURS,
+    PLAIN,
+    SHARED,
+    TWO_THREADS,
+)
 from benchmarks.kit import Figures, Work
-from benchmarks.rows import BARE, GENAI, NAIVE, ONE_THREAD, OURS, PLAIN, SHARED, TWO_THREADS, per_event
-from benchmarks.server import Server
+from benchmarks.row import per_event
+from benchmarks.running import Failed, run
+from benchmarks.server import Certificate, serving
 
 mpl.use("Agg")
 
@@ -29,6 +41,8 @@ STYLE: dict[str, dict[str, Any]] = {
     BARE: {"color": "#444444", "marker": "x", "linestyle": ":"},
     ONE_THREAD: {"color": "#444444", "marker": "x", "linestyle": ":"},
     TWO_THREADS: {"color": "#888888", "marker": "+", "linestyle": ":"},
+    AIOHTTP: {"color": "#7a4fa3", "marker": "P", "linestyle": "--"},
+    EPOLL: {"color": "#3a8f5b", "marker": "x", "linestyle": ":"},
     NAIVE: {"color": "#c8742b", "marker": "^", "linestyle": "-."},
     GENAI: {"color": "#a33b3b", "marker": "v", "linestyle": "-."},
 }
@@ -37,12 +51,15 @@ Point = dict[str, float]
 Curves = dict[str, dict[float, Point]]
 
 
-def measured(module: str, kind: str, work: Work, rounds: int = ROUNDS) -> Point | None:
+def measured(
+    module: str, kind: str, work: Work, certificate: Certificate | None, rounds: int
+) -> Point | None:
     """Medians of a few rounds; `None` where a round did not come to its end, or lost events."""
     found: list[Figures] = []
     for _ in range(rounds):
         try:
-            figures = run(module, kind, work, limit=90.0)
+            with serving(certificate) as server:
+                figures = run(module, kind, server.work(work), limit=90.0)
         except Failed as why:
             print(f"      {why}", flush=True)
             return None
@@ -62,6 +79,7 @@ def sweep(
     title: str,
     programs: Iterable[tuple[str, str, str, Callable[[int], Work | None]]],
     steps: Sequence[int],
+    certificate: Certificate | None,
     rounds: int = ROUNDS,
 ) -> Curves:
     """Each program at each step, as far as it comes."""
@@ -74,7 +92,7 @@ def sweep(
             work = make(step)
             if work is None or label in stopped:
                 continue
-            point = measured(module, kind, work, rounds)
+            point = measured(module, kind, work, certificate, rounds)
             print(
                 f"   {step:>8,} {label:<28} {' '.join(f'{k} {v:.4g}' for k, v in (point or {}).items())}",
                 flush=True,
@@ -92,11 +110,13 @@ def figure(
     path: Path,
     *,
     log_y: Sequence[int] = (),
+    columns: int = 1,
 ) -> None:
     """Draw panels side by side: (title, y label, curves, name of the figure, factor)."""
-    made, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.9), squeeze=False)
+    rows = len(panels) // columns
+    made, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.9 * rows), squeeze=False)
     for number, (axis, (title, y_label, curves, name, factor)) in enumerate(
-        zip(axes[0], panels, strict=True)
+        zip(axes.flat, panels, strict=True)
     ):
         for label, points in curves.items():
             xs = [x for x in points if name in points[x]]
@@ -118,40 +138,81 @@ def figure(
     print(f"   {path}", flush=True)
 
 
-def draw(server: Server, folder: Path) -> None:
+def draw(certificate: Certificate | None, folder: Path) -> None:
     """Measure all sweeps and draw them; the figures are kept beside the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    url = server.url
-
-    def fan(subscribers: int) -> Work:
-        events = 10_000 if subscribers <= 20 else 3_000
-        return Work(url=url, events=events, subscribers=subscribers, repeat=2)
-
-    def alone(subscribers: int) -> Work | None:
-        return Work(url=url, events=10_000, repeat=2) if subscribers == 1 else None
-
-    subscribers = sweep(
-        "deliveries by number of subscribers",
-        (
-            (BARE, "bare", "one", alone),
-            (OURS, "ours", "one", fan),
-            (PLAIN, "ours", "plain", fan),
-            (NAIVE, "naive_pykka", "one", fan),
-            (GENAI, "genai", "one", lambda n: Work(url=url, events=5_000, repeat=1) if n == 1 else None),
-        ),
-        (1, 3, 10, 30, 100, 200),
-        rounds=2,
-    )
+    ways = (False, True) if certificate is not None else (False,)
+    subscribers = by_subscribers(certificate)
     figure(
         [("one stream, events of 200 bytes", "deliveries a CPU second", subscribers, "cpu", -1.0)],
         "subscribers",
         folder / "subscribers.png",
         log_y=(0,),
     )
+    written: dict[str, Curves] = {"subscribers": subscribers}
+    panels = []
+    for tls in ways:
+        name = "streams over TLS" if tls else "streams"
+        streams = written[name] = by_streams(certificate, tls=tls)
+        panels += [
+            (f"{'TLS: ' if tls else ''}CPU of an event, starts included", "µs", streams, "cpu", 1e6),
+            ("memory of a stream", "KiB", streams, "kib_per_stream", 1.0),
+            ("p99 delay, once all are open", "ms", streams, "p99_ms", 1.0),
+        ]
+    figure(
+        panels,
+        "streams at once, an event a second each",
+        folder / "streams.png",
+        log_y=(2, 5),
+        columns=3,
+    )
+    length = written["length"] = by_length(certificate)
+    figure(
+        [("by length of the stream, 200 bytes each", "CPU µs an event", length, "cpu", 1e6)],
+        "events of the stream",
+        folder / "length.png",
+    )
+    size = written["size"] = by_size(certificate)
+    figure(
+        [("by size of the event", "CPU µs an event", size, "cpu", 1e6)],
+        "bytes of text in an event",
+        folder / "size.png",
+        log_y=(0,),
+    )
+    (folder / "plots.json").write_bytes(msgspec.json.format(msgspec.json.encode(written)))
+
+
+def by_subscribers(certificate: Certificate | None) -> Curves:
+    """Sweep over the subscribers of one stream."""
+
+    def fan(subscribers: int) -> Work:
+        events = 10_000 if subscribers <= 20 else 3_000
+        return Work(events=events, subscribers=subscribers, repeat=2)
+
+    def alone(subscribers: int) -> Work | None:
+        return Work(events=10_000, repeat=2) if subscribers == 1 else None
+
+    return sweep(
+        "deliveries by number of subscribers",
+        (
+            (BARE, "bare", "one", alone),
+            (OURS, "ours", "one", fan),
+            (PLAIN, "ours", "plain", fan),
+            (NAIVE, "naive_pykka", "one", fan),
+            (GENAI, "genai", "one", lambda n: Work(events=5_000, repeat=1) if n == 1 else None),
+        ),
+        (1, 3, 10, 30, 100, 200),
+        certificate,
+        rounds=2,
+    )
+
+
+def by_streams(certificate: Certificate | None, *, tls: bool) -> Curves:
+    """Sweep over the number of streams at once."""
 
     def many(shared: int) -> Callable[[int], Work]:
         return lambda streams: Work(
-            url=url,
+            tls=tls,
             events=10,
             delay=1_000,
             streams=streams,
@@ -160,70 +221,72 @@ def draw(server: Server, folder: Path) -> None:
             patience=30.0,
         )
 
-    streams = sweep(
-        "streams at once, an event a second each",
-        (
-            (SHARED, "ours", "many", many(10)),
-            (OURS, "ours", "many", many(0)),
-            (ONE_THREAD, "bare", "many", many(0)),
-            (TWO_THREADS, "threads", "many", many(0)),
-            (NAIVE, "naive_pykka", "many", many(0)),
-        ),
-        (100, 1_000, 3_000, 10_000),
+    programs = [
+        (SHARED, "ours", "many", many(10)),
+        (OURS, "ours", "many", many(0)),
+        (AIOHTTP, "aio", "many", many(0)),
+        (EPOLL, "epoll", "many", many(0)),
+        (ONE_THREAD, "bare", "many", many(0)),
+        (TWO_THREADS, "threads", "many", many(0)),
+        (NAIVE, "naive_pykka", "many", many(0)),
+    ]
+    return sweep(
+        f"streams at once, an event a second each{', over TLS' if tls else ''}",
+        programs[: 5 if tls else 7],
+        (100, 1_000, 3_000, 10_000)[: 3 if tls else 4],
+        certificate,
         rounds=1,
     )
-    figure(
-        [
-            ("CPU of an event, opening the streams included", "µs", streams, "cpu", 1e6),
-            ("memory of a stream", "KiB", streams, "kib_per_stream", 1.0),
-            ("p99 delay, once all are open", "ms", streams, "p99_ms", 1.0),
-        ],
-        "streams at once, an event a second each",
-        folder / "streams.png",
-        log_y=(2,),
-    )
 
-    kept = "ours, history of 512 MiB"
-    STYLE[kept] = {"color": "#59a5dd", "marker": "o", "linestyle": "--"}
-    length = sweep(
+
+KEPT = "ours, history of 512 MiB"
+STYLE[KEPT] = {"color": "#59a5dd", "marker": "o", "linestyle": "--"}
+
+
+def by_length(certificate: Certificate | None) -> Curves:
+    """Sweep over the length of one stream."""
+    return sweep(
         "an event's cost by the stream's length",
         (
-            (BARE, "bare", "one", lambda n: Work(url=url, events=n, repeat=2)),
-            (OURS, "ours", "one", lambda n: Work(url=url, events=n, repeat=2)),
-            (kept, "ours", "one", lambda n: Work(url=url, events=n, repeat=2, history=512 << 20)),
+            (BARE, "bare", "one", lambda n: Work(events=n, repeat=2)),
+            (OURS, "ours", "one", lambda n: Work(events=n, repeat=2)),
+            (KEPT, "ours", "one", lambda n: Work(events=n, repeat=2, history=512 << 20)),
+            *over_tls(lambda n: Work(events=n, repeat=2, tls=True), certificate),
         ),
         (1_000, 10_000, 100_000, 300_000),
+        certificate,
         rounds=2,
     )
-    size = sweep(
+
+
+def by_size(certificate: Certificate | None) -> Curves:
+    """Sweep over the size of an event."""
+
+    def sized(size: int) -> Work:
+        return Work(events=max(200, min(10_000, 20_000_000 // size)), size=size)
+
+    return sweep(
         "an event's cost by its size",
         (
-            (
-                BARE,
-                "bare",
-                "one",
-                lambda s: Work(url=url, events=max(200, min(10_000, 20_000_000 // s)), size=s),
-            ),
-            (
-                OURS,
-                "ours",
-                "one",
-                lambda s: Work(url=url, events=max(200, min(10_000, 20_000_000 // s)), size=s),
-            ),
+            (BARE, "bare", "one", sized),
+            (OURS, "ours", "one", sized),
+            *over_tls(lambda size: sized(size).with_(tls=True), certificate),
         ),
         (20, 200, 2_000, 20_000, 200_000),
-        rounds=3,
+        certificate,
     )
-    figure(
-        [("by length of the stream, 200 bytes each", "CPU µs an event", length, "cpu", 1e6)],
-        "events of the stream",
-        folder / "length.png",
-    )
-    figure(
-        [("by size of the event", "CPU µs an event", size, "cpu", 1e6)],
-        "bytes of text in an event",
-        folder / "size.png",
-        log_y=(0,),
-    )
-    written = {"subscribers": subscribers, "streams": streams, "length": length, "size": size}
-    (folder / "plots.json").write_bytes(msgspec.json.format(msgspec.json.encode(written)))
+
+
+Program = tuple[str, str, str, Callable[[int], Work | None]]
+
+BARE_TLS = f"{BARE}, TLS"
+OURS_TLS = "ours, TLS"
+STYLE[BARE_TLS] = {"color": "#444444", "marker": "+", "linestyle": "-."}
+STYLE[OURS_TLS] = {"color": "#3a8f5b", "marker": "D", "linewidth": 2}
+
+
+def over_tls(make: Callable[[int], Work], certificate: Certificate | None) -> list[Program]:
+    """Return the bare loop and ours over TLS, where there is a certificate."""
+    if certificate is None:
+        return []
+    return [(BARE_TLS, "bare", "one", make), (OURS_TLS, "ours", "one", make)]

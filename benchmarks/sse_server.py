@@ -1,8 +1,10 @@
-"""The server of the benchmarks: `python benchmarks/sse_server.py PORT`, streamGenerateContent with nothing around it.
+"""The server of the benchmarks: `python benchmarks/sse_server.py [CERTIFICATE]`, streamGenerateContent and no more.
 
 The rules:
 
-- The model's name scripts the stream: `bench-n<events>-d<milliseconds between two events>-s<bytes of text>`.
+- It listens on a free port of loopback, and with a certificate's file on a second one that speaks TLS. It prints both.
+- The model's name scripts the stream: `bench-n<events>-d<milliseconds between two events>-s<bytes of text>`. With
+  `-lists` behind it, the bytes are a list of many lists of one number instead.
 - Each event is `data: {json}` in an HTTP chunk of its own. Without a delay 64 chunks go into one write, made before
   the first stream and kept, so that the server's own time is small.
 - With a delay each event carries the moment it was sent, `usageMetadata.t_ns` (CLOCK_MONOTONIC, nanoseconds): a client
@@ -18,10 +20,11 @@ import functools
 import json
 import re
 import resource
+import ssl
 import sys
 import time
 
-WORK = re.compile(rb"bench-n(\d+)-d(\d+)-s(\d+)")
+WORK = re.compile(rb"bench-n(\d+)-d(\d+)-s(\d+)(-lists)?")
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
@@ -31,9 +34,10 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 CHUNKS_A_WRITE = 64
 
 
-def event(number: int, events: int, size: int, sent_ns: int) -> bytes:
+def event(number: int, events: int, size: int, sent_ns: int, *, lists: bool = False) -> bytes:
     """Return the `number`-th of so many events as a chunk."""
-    candidate: dict[str, object] = {"content": {"parts": [{"text": "x" * size}], "role": "model"}, "index": 0}
+    text = "" if lists else "x" * size
+    candidate: dict[str, object] = {"content": {"parts": [{"text": text}], "role": "model"}, "index": 0}
     if number == events - 1:
         candidate["finishReason"] = "STOP"
     usage = {
@@ -42,20 +46,22 @@ def event(number: int, events: int, size: int, sent_ns: int) -> bytes:
         "totalTokenCount": number + 5,
         "t_ns": sent_ns,
     }
-    payload = {
+    payload: dict[str, object] = {
         "candidates": [candidate],
         "usageMetadata": usage,
         "modelVersion": "bench",
         "responseId": f"r{number}",
     }
+    if lists:
+        payload["lists"] = [[1]] * (size // 4)
     data = f"data: {json.dumps(payload, separators=(',', ':'))}\r\n\r\n".encode()
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 @functools.cache
-def at_once(events: int, size: int) -> list[bytes]:
+def at_once(events: int, size: int, *, lists: bool) -> list[bytes]:
     """Return a whole stream without delays, in writes."""
-    chunks = [event(number, events, size, 0) for number in range(events)]
+    chunks = [event(number, events, size, 0, lists=lists) for number in range(events)]
     return [b"".join(chunks[at : at + CHUNKS_A_WRITE]) for at in range(0, events, CHUNKS_A_WRITE)]
 
 
@@ -71,7 +77,7 @@ class Connections:
         try:
             while True:
                 await self._exchange(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, OSError):  # of TLS, too
             pass
         finally:
             writer.close()
@@ -89,12 +95,12 @@ class Connections:
         elif work is None:
             writer.write(NOT_FOUND)
         else:
-            events, delay, size = map(int, work.groups())
+            events, delay, size = map(int, work.groups()[:3])
             writer.write(HEAD)
             if delay:
                 await paced(writer, events, delay / 1000, size)
             else:
-                for data in at_once(events, size):
+                for data in at_once(events, size, lists=work[4] is not None):
                     writer.write(data)
                     await writer.drain()
             writer.write(b"0\r\n\r\n")
@@ -114,15 +120,22 @@ async def paced(writer: asyncio.StreamWriter, events: int, delay: float, size: i
         await writer.drain()
 
 
-async def main(port: int) -> None:
+async def main(certificate: str | None) -> None:
     """Listen on loopback until the process is killed."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    server = await asyncio.start_server(Connections().serve, "127.0.0.1", port, backlog=4096, limit=1 << 20)
-    print("listening", port, flush=True)
-    async with server:
-        await server.serve_forever()
+    contexts: list[ssl.SSLContext | None] = [None]
+    if certificate is not None:
+        contexts.append(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        contexts[1].load_cert_chain(certificate)  # type: ignore[union-attr]
+    serve = Connections().serve
+    servers = [
+        await asyncio.start_server(serve, "127.0.0.1", 0, backlog=4096, limit=1 << 20, ssl=context)
+        for context in contexts
+    ]
+    print("listening", *(server.sockets[0].getsockname()[1] for server in servers), flush=True)
+    await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else None))

@@ -17,6 +17,7 @@ from benchmarks.kit import (
     Delays,
     Figures,
     Footprint,
+    Loads,
     Meter,
     Opened,
     Work,
@@ -29,10 +30,25 @@ HEADERS = {"Content-Type": "application/json", "x-goog-api-key": KEY}
 Handle = Callable[[Any], None]
 
 
-def session(connections: int = 1) -> requests.Session:
+class OneContext(requests.adapters.HTTPAdapter):
+    """All connections share one TLS context: requests itself would load its certificates for each of them."""
+
+    def __init__(self, work: Work) -> None:
+        self.context = work.context
+        super().__init__(pool_maxsize=max(work.streams, 1))
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self.context, **kwargs)
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Nothing: the context verifies."""
+
+
+def session(work: Work) -> requests.Session:
     made = requests.Session()
     made.trust_env = False
-    made.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=connections))
+    for scheme in ("http://", "https://"):
+        made.mount(scheme, OneContext(work))
     return made
 
 
@@ -74,7 +90,7 @@ def handle_all(http: requests.Session, work: Work, handle: Handle) -> None:
 
 def one(work: Work) -> Figures:
     figures = Figures(expected=work.events)
-    http = session()
+    http = session(work)
     for number in range(work.repeat + 1):
         meter = Meter()
         with profiled(on=work.profile and number == work.repeat):
@@ -85,7 +101,7 @@ def one(work: Work) -> Figures:
 
 
 def short(work: Work) -> Figures:
-    http = session()
+    http = session(work)
     count(http, work)
     opened = Opened(work)
     meter = Meter()
@@ -114,7 +130,8 @@ class Reader(threading.Thread):
 
 def many(work: Work) -> Figures:
     """One plain thread a stream."""
-    http = session(work.streams)
+    http = session(work)
+    count(http, work.with_(events=3, delay=0))
     delays = Delays()
     ended = Countdown(work.streams)
     footprint = Footprint() if work.footprint else None
@@ -125,7 +142,7 @@ def many(work: Work) -> Figures:
 
 
 def memory(work: Work) -> Figures:
-    http = session(work.streams)
+    http = session(work)
     ended = Countdown(work.streams)
     handled = [0] * work.streams
 
@@ -136,12 +153,27 @@ def memory(work: Work) -> Figures:
         return handle
 
     handles = [counter(index) for index in range(work.streams)]
-    count(http, Work(url=work.url, events=3))
+    count(http, work.with_(events=3, delay=0))
     footprint = Footprint()
     for handle in handles:
         Reader(http, work, ended, handle).start()
     wait_until(lambda: min(handled) >= 3)
     return Figures(values=footprint.values(work.streams), notes=ended.failed)
+
+
+def connections(work: Work) -> Figures:
+    """Short streams one after another, each on a new connection, as requests makes them."""
+    http = requests.Session()
+    http.trust_env = False
+    http.verify = work.bundle or True
+    loads = Loads()
+    for streams in (1, work.streams):
+        meter = Meter()
+        for _ in range(streams):
+            http.post(work.endpoint, data=work.body, headers=HEADERS).raise_for_status()
+            http.close()  # its connections; the session goes on
+        sample = meter.stop(work.events * streams)
+    return Figures(expected=work.events * work.streams, samples=[sample], values=loads.values())
 
 
 def wait_until(done: Callable[[], bool], seconds: float = 60.0) -> None:

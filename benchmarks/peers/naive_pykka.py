@@ -75,7 +75,7 @@ class Counter(pykka.ThreadingActor):
 
 def one(work: Work) -> Figures:
     figures = Figures(expected=work.events * work.subscribers)
-    http = session()
+    http = session(work)
     for number in range(work.repeat + 1):
         ended = Countdown(work.subscribers)
         refs: list[Ref] = [Counter.start(ended) for _ in range(work.subscribers)]
@@ -93,7 +93,7 @@ def one(work: Work) -> Figures:
 
 
 def many(work: Work) -> Figures:
-    http = session(work.streams)
+    http = session(work)
     delays = Delays()
     ended = Countdown(work.streams)
     refs: list[Ref] = [Counter.start(ended, delays) for _ in range(work.subscribers or work.streams)]
@@ -105,7 +105,7 @@ def many(work: Work) -> Figures:
 
 
 def short(work: Work) -> Figures:
-    http = session()
+    http = session(work)
     counts: list[int] = []
     opened = Opened(work)
     for streams in (1, work.streams):
@@ -123,7 +123,7 @@ def short(work: Work) -> Figures:
 
 
 def memory(work: Work) -> Figures:
-    http = session(work.streams)
+    http = session(work)
     ended = Countdown(work.streams)
     refs: list[Ref] = [Counter.start(ended) for _ in range(10)]
     count(http, Work(url=work.url, events=3))

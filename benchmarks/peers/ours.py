@@ -12,6 +12,7 @@ from benchmarks.kit import (
     Delays,
     Figures,
     Footprint,
+    Loads,
     Meter,
     Opened,
     Work,
@@ -90,9 +91,13 @@ class Timed(SubscriberActor):
         self.ended.done(repr(message))
 
 
+def endpoint(work: Work, key: str = "benchmark") -> Gemini:
+    return Gemini(api_key=key, base_url=work.url, verify=work.bundle or True)
+
+
 def start_manager(work: Work, **options: Any) -> ManagerRef:
     return ManagerActor.start(
-        endpoint=Gemini(api_key="benchmark", base_url=work.url),
+        endpoint=endpoint(work),
         max_streams=max(work.streams, 10),
         model=work.model,
         history=work.history,
@@ -179,11 +184,21 @@ def short(work: Work) -> Figures:
     )
 
 
+def warm(manager: ManagerRef) -> None:
+    """Make a first stream: what is done once for a process is not counted."""
+    ended = Countdown(1)
+    ref = Counter.start(ended)
+    manager.ask(StartStream(PROMPT, subscriber=ref, model="bench-n3-d0-s200"))
+    ended.wait(30)
+    ref.stop()
+
+
 def many(work: Work) -> Figures:
     """`subscribers` actors shared by all streams, or one a stream where it is 0."""
+    manager = start_manager(work)
+    warm(manager)
     delays = Delays()
     ended = Countdown(work.streams)
-    manager = start_manager(work)
     refs = [Timed.start(ended, delays) for _ in range(work.subscribers or work.streams)]
     footprint = Footprint() if work.footprint else None
     meter = Meter()
@@ -192,13 +207,45 @@ def many(work: Work) -> Figures:
     return finish(work, ended, delays, meter, footprint)
 
 
+def started(work: Work) -> Figures:
+    """Streams at once until the head of the last answer has come."""
+    manager = start_manager(work)
+    warm(manager)
+    refs = [Counter.start(Countdown(work.streams)) for _ in range(work.subscribers)]
+    meter = Meter()
+    for index in range(work.streams):
+        manager.tell(StartStream(PROMPT, subscriber=refs[index % len(refs)]))
+    wait_until(
+        lambda: manager.get_stats().streams_by_status.get("active", 0) >= work.streams, seconds=work.patience
+    )
+    return Figures(expected=work.streams, samples=[meter.stop(work.streams)])
+
+
+def connections(work: Work) -> Figures:
+    """Short streams one after another, each on a new connection: each of a tenant of its own."""
+    loads = Loads()
+    manager = start_manager(work)
+    sample = Meter().stop()
+    for streams in (1, work.streams):
+        endpoints = [endpoint(work, f"tenant-{number}-of-{streams}") for number in range(streams)]
+        ref = Counter.start(Countdown(1))
+        counter: Any = ref.proxy()
+        meter = Meter()
+        for each in endpoints:
+            ended = Countdown(1)
+            counter.ended = ended
+            manager.ask(StartStream(PROMPT, subscriber=ref, endpoint=each))
+            ended.wait(30)
+        sample = meter.stop()
+        sample.events = counter.count.get()
+    return Figures(expected=work.events * work.streams, samples=[sample], values=loads.values())
+
+
 def memory(work: Work) -> Figures:
     ended = Countdown(work.streams)
     manager = start_manager(work)
     refs = [Counter.start(ended) for _ in range(10)]
-    warm = Countdown(1)
-    manager.ask(StartStream(PROMPT, subscriber=Counter.start(warm), model="bench-n3-d0-s200"))
-    warm.wait(30)
+    warm(manager)
     footprint = Footprint()
     ids = [manager.start_stream(PROMPT, subscriber=refs[index % 10]) for index in range(work.streams)]
     wait_until(lambda: all(manager.get_stream_info(stream_id).events_count >= 3 for stream_id in ids))

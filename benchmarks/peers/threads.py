@@ -9,7 +9,7 @@ from typing import Any
 import requests
 
 from benchmarks.kit import Countdown, Delays, Figures, Footprint, Meter, Work, finish
-from benchmarks.peers.bare import handle_all, session
+from benchmarks.peers.bare import count, handle_all, session
 
 
 class Consumer(threading.Thread):
@@ -48,7 +48,8 @@ class Reader(threading.Thread):
 
 
 def many(work: Work) -> Figures:
-    http = session(work.streams)
+    http = session(work)
+    count(http, work.with_(events=3, delay=0))
     delays = Delays()
     ended = Countdown(work.streams)
     footprint = Footprint() if work.footprint else None
