@@ -228,7 +228,7 @@ def picture(results: Results) -> list[Judgement]:
 
 
 def event(results: Results) -> list[Judgement]:
-    over = value(results, OURS, "event: held ms") / value(results, OURS, "decoder alone ms")
+    over = value(results, OURS, "event: held ms") / value(results, OURS, "decoder alone: held ms")
     return [at_most(2, "an event of 15 MB: others wait, over our decoder alone", over, _TIMES, 1.5)]
 
 

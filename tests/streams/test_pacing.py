@@ -26,7 +26,7 @@ class Session:
         self.target = SimpleNamespace(identity=("url", tenant))
 
 
-SHARE = AT_ONCE * 3 // 4
+SHARE = AT_ONCE * 4 // 5
 """What one tenant takes where there is no other."""
 
 
@@ -76,7 +76,7 @@ def test_tenants_are_served_by_turns_and_each_in_the_order_of_asking(
 
         def has_a_place(tenant: str) -> bool:
             own = sum(s.target.identity[1] == tenant for s in under_way)
-            return bool(4 * own < 3 * (4 - len(under_way) + own))
+            return bool(5 * own < 4 * (4 - len(under_way) + own))
 
         for step in [*steps, *["out", "launch"] * len(asked)]:
             if step != "launch":

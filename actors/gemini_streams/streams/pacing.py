@@ -10,7 +10,7 @@ The rules:
   cost no thread.
 - They are launched by turns: each tenant of each service (`Target.identity`) gets its turn, and its streams are
   launched in the order of asking.
-- A tenant takes at most three quarters of the places that all the others leave. So a tenant whose service swallows
+- A tenant takes at most four fifths of the places that all the others leave. So a tenant whose service swallows
   connects leaves places for the others, and its streams that wait are passed over.
 - A stream that hangs in a resolver or a connect does not use the interpreter. Where no stream that waits has a place,
   one is launched all the same after `PATIENCE` seconds. A stream that has hung for `STUCK` seconds holds no place any
@@ -30,7 +30,7 @@ from pykka_supervisor.clock import SYSTEM_CLOCK
 
 __all__ = ["Launched", "Launches"]
 
-AT_ONCE = 32
+AT_ONCE = 40
 PATIENCE = 0.02
 STUCK = 0.1
 """Ten times what a launch takes where many are made: fewer, and a slow machine would launch all at once."""
@@ -81,10 +81,12 @@ class Launches(Generic[StreamT]):
         under_way = self._under_way
         tenant: Hashable | None = next(iter(self._waiting))
         if len(under_way) >= AT_ONCE // 2:
-            for hanging, (since, _) in under_way.copy().items():
-                if now - since >= STUCK:
-                    under_way.pop(hanging, None)
             tenant = self._with_a_place()
+            if tenant is None:
+                for hanging, (since, _) in under_way.copy().items():
+                    if now - since >= STUCK:
+                        under_way.pop(hanging, None)
+                tenant = self._with_a_place()
         if tenant is None:
             left = self._latest + PATIENCE - now
             if left > 0:
@@ -109,7 +111,7 @@ class Launches(Generic[StreamT]):
             return None
         for tenant in self._waiting:  # no more than `AT_ONCE` of them are passed over
             own = taken[tenant]
-            if 4 * own < 3 * (places + own):
+            if 5 * own < 4 * (places + own):
                 return tenant
         return None
 
