@@ -176,7 +176,7 @@ def demos() -> Demos:
 
 def test_the_demo_without_a_key_shows_local_streams_a_restart_and_a_failure(demos: Demos) -> None:
     assert (demos.code, demos.err) == (0, "")
-    assert demos.seconds < 12
+    assert demos.seconds < 45  # some six on an idle machine
     first, *lines, summary, failed = demos.out.splitlines()
     assert first.startswith("No key in GOOGLE_API_KEY or GEMINI_API_KEY: a local Gemini answers")
     for name in NAMES:

