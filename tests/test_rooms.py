@@ -192,3 +192,82 @@ def test_the_connections_own_attributes_are_where_they_were() -> None:
     ):
         assert hasattr(wrapped, "suppress_ragged_eofs"), "SSLSocket.suppress_ragged_eofs has moved"
     assert requests.adapters.HTTPAdapter().poolmanager is not None
+
+
+# -- the order of the modules ----------------------------------------------------------------------------------------
+
+
+def own_imports(path: Path, package: Path) -> Iterator[tuple[str, bool]]:
+    """Each module of its own package that a module imports, also for types alone; and whether inside a function."""
+    name = package.name
+    tree = ast.parse(path.read_text())
+    inside = {
+        node.lineno
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    here = [name, *path.relative_to(package).parent.parts]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = [*here[: len(here) + 1 - node.level], *(node.module or "").split(".")] if node.level else []
+        module = ".".join(part for part in base if part) or (node.module or "")
+        for alias in node.names:
+            for found in (f"{module}.{alias.name}", module):
+                where = package.parent / Path(*found.split("."))
+                if found.startswith(f"{name}.") and (
+                    where.with_suffix(".py").exists() or (where / "__init__.py").exists()
+                ):
+                    yield found, node.lineno in inside
+                    break
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that lead to one another."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for following in graph.get(todo.pop(), ()):
+                if following not in seen:
+                    seen.add(following)
+                    todo.append(following)
+        return seen
+
+    leads = {module: reached(module) for module in graph}
+    found = {
+        tuple(sorted(other for other in leads[module] if module in leads.get(other, ())))
+        for module in graph
+        if module in leads[module]
+    }
+    return [list(circle) for circle in sorted(found)]
+
+
+@pytest.mark.parametrize("package", [SUPERVISOR, STREAMS], ids=lambda package: package.name)
+def test_no_import_leads_back_to_its_module_not_even_for_types(package: Path) -> None:
+    graph: dict[str, set[str]] = {}
+    for path in modules(package):
+        if path.name == "__init__.py":
+            continue
+        module = ".".join([package.name, *path.relative_to(package).with_suffix("").parts])
+        graph[module] = {found for found, _ in own_imports(path, package)} - {module}
+    assert sum(map(len, graph.values())) > 50
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize("package", [SUPERVISOR, STREAMS], ids=lambda package: package.name)
+def test_no_function_imports_from_its_own_package(package: Path) -> None:
+    wrong = [
+        f"{path}: {found}"
+        for path in modules(package)
+        for found, in_function in own_imports(path, package)
+        if in_function
+    ]
+    assert wrong == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]

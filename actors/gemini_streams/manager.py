@@ -60,7 +60,7 @@ from pykka_supervisor import (
     link,
     supervisor_of,
 )
-from pykka_supervisor.current import current_incarnation
+from pykka_supervisor.incarnation import current_incarnation
 from pykka_supervisor.log import get_logger
 
 __all__ = ["ManagerActor", "ManagerRef"]

@@ -12,10 +12,11 @@ if "t" in getattr(_sys, "abiflags", ""):
         " Use the ordinary build, python3.14 and not python3.14t."
     )
 
-from .actor import DeferredReply, SupervisedActor
+from .actor import SupervisedActor
 from .base import ChildCounts, ChildInfo, SupervisorRef
 from .child import ChildSpec, ChildSpecLike
 from .clock import SYSTEM_CLOCK, Clock, SystemClock, Timer
+from .dispatch import DeferredReply
 from .dynamic import DynamicSupervisor, DynamicSupervisorRef
 from .ending import BeforeEnd, before_end
 from .errors import (
@@ -47,12 +48,12 @@ from .exits import (
     is_abnormal,
 )
 from .left_behind import leaked_threads
+from .links import link
 from .mailbox import Mailbox
-from .monitor import Down, MonitorRef, demonitor, link, monitor
-from .names import whereis
+from .monitor import Down, MonitorRef, demonitor, monitor
 from .policy import GIVE_UP, Backoff, GiveUp
 from .process import SignalHandling, stop_on_signals
-from .ref import SupervisedRef, kill, root_of, supervisor_of
+from .ref import SupervisedRef, kill, root_of, supervisor_of, whereis
 from .siblings import sibling
 from .supervisor import StaticSupervisorRef, Supervisor
 from .timers import cancel_timer, send_after

@@ -15,16 +15,15 @@ It is a `pykka.ThreadingActor` in all that Pykka documents: `on_start`, `on_rece
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import pykka
 
 from . import _pykka
 from .cell import Cell
-from .current import current_incarnation
-from .dispatch import answer, answer_exception
+from .dispatch import DeferredReply
 from .exits import Shutdown, StartFailed
-from .incarnation import Incarnation, keep
+from .incarnation import Incarnation, current_incarnation, keep
 from .mailbox import Mailbox
 from .ref import SupervisedRef
 
@@ -32,57 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["DeferredReply", "SupervisedActor", "supervised_class"]
+__all__ = ["SupervisedActor", "supervised_class"]
 
 T = TypeVar("T")
-
-
-class DeferredReply(Generic[T]):
-    """The answer to an ask, given later, from any thread, once.
-
-    Both methods say whether this call was the one that answered. When the incarnation that deferred
-    it ends first, the asker gets `pykka.ActorDeadError`, before that incarnation's `on_stop` or
-    `on_failure` runs.
-    """
-
-    __slots__ = ("_incarnation", "_reply_to")
-
-    def __init__(self, incarnation: Incarnation, reply_to: pykka.Future[Any] | None) -> None:
-        self._incarnation = incarnation
-        self._reply_to = reply_to
-
-    def set(self, value: T) -> bool:
-        """Answer; False where it was answered before, or the asker is gone."""
-        reply_to = self._take()
-        if reply_to is None:
-            return False
-        answer(reply_to, value)
-        return True
-
-    def set_exception(self, error: BaseException) -> bool:
-        """Let the asker's `get()` raise this."""
-        return self.set_exc_info((type(error), error, error.__traceback__))
-
-    def set_exc_info(
-        self,
-        exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
-    ) -> bool:
-        """Do the same from what `sys.exc_info()` gives."""
-        reply_to = self._take()
-        if reply_to is None:
-            return False
-        answer_exception(reply_to, exc_info)
-        return True
-
-    def _take(self) -> pykka.Future[Any] | None:
-        deferred = self._incarnation.deferred
-        if deferred is None:
-            return None
-        try:
-            deferred.remove(self)
-        except KeyError:
-            return None
-        return self._reply_to
 
 
 class _Told:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pykka
 
 from .clock import SYSTEM_CLOCK
-from .current import current_incarnation
+from .incarnation import current_incarnation
 from .log import get_logger
 from .ref import SupervisedRef
 

@@ -10,31 +10,31 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pykka
 
 from . import _pykka, forks, names
 from ._pykka import Envelope
 from .clock import SYSTEM_CLOCK, Clock
-from .dispatch import ChildEnded, dispose, rest_of
+from .dispatch import dispose, rest_of
 from .errors import StartError
 from .exits import Abandoned, Exit, Killed, is_abnormal
-from .incarnation import DEFAULT_SHUTDOWN, KILL_GRACE, Awaited, Incarnation
+from .incarnation import DEFAULT_SHUTDOWN, KILL_GRACE, Awaited, ChildEnded, Incarnation
 from .left_behind import ENDING, LEAKED
 from .log import contain, get_logger
 from .mailbox import PARKED, Mailbox
 from .policy import RestartType, wants_restart
+from .ref import SupervisedRef
 from .report import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal
 
-    from .actor import SupervisedActor
-    from .ref import SupervisedRef
+    from .parts import Instance
 
-__all__ = ["Cell"]
+__all__ = ["Cell", "cell_of"]
 
 _log = get_logger("pykka_supervisor")
 
@@ -77,7 +77,7 @@ class Cell:
     def __init__(
         self,
         actor_class: type[pykka.ThreadingActor],
-        run_class: type[SupervisedActor],
+        run_class: type[Instance],
         *,
         supervisor: Cell | None = None,
         restart: RestartType = "temporary",
@@ -123,7 +123,7 @@ class Cell:
 
     # -- birth
 
-    def adopt(self, actor: SupervisedActor) -> SupervisedRef[Any]:
+    def adopt(self, actor: Instance) -> SupervisedRef[Any]:
         """Make an instance this cell's; called by Pykka's `Actor.__init__`, for each incarnation.
 
         The first one's inbox, URN and event become the cell's; each later one is given these. Raises
@@ -141,19 +141,19 @@ class Cell:
                 actor.actor_inbox = self.mailbox
                 actor.actor_urn = self.urn
                 actor.actor_stopped = self.stopped
-                _pykka.point_ref_at(ref, actor)
+                _pykka.point_ref_at(ref, cast("pykka.Actor", actor))
         if incarnation is not None:
             incarnation.bind(self.mailbox)
         return ref
 
-    def _adopt_first(self, actor: SupervisedActor) -> SupervisedRef[Any]:
+    def _adopt_first(self, actor: Instance) -> SupervisedRef[Any]:
         mailbox = actor.actor_inbox
         if not isinstance(mailbox, Mailbox):
             raise TypeError("a supervised actor's inbox must be a Mailbox")
         self.mailbox = mailbox
         self.urn = actor.actor_urn
         self.stopped = actor.actor_stopped
-        ref = self.run_class.ref_class(actor)
+        ref: SupervisedRef[Any] = self.run_class.ref_class(actor)
         ref.actor_class = self.actor_class
         ref.bind(self)
         mailbox.owner = ref
@@ -434,3 +434,8 @@ class Cell:
         if self.shutdown is None or children is None:
             return None
         return self.shutdown + children
+
+
+def cell_of(part: SupervisedRef[Any] | Incarnation) -> Cell:
+    """Find the cell of a supervised actor's ref, or of an incarnation."""
+    return cast("Cell", part.cell if isinstance(part, Incarnation) else part._cell)  # noqa: SLF001

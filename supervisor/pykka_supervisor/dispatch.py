@@ -6,7 +6,7 @@ A tell whose handler raises ends the incarnation. An ask whose handler raises is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import pykka
 from pykka import messages
@@ -18,15 +18,25 @@ from .mailbox import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from ._pykka import Envelope
-    from .actor import DeferredReply, SupervisedActor
-    from .cell import Cell
-    from .incarnation import Incarnation
+    from .parts import Instance, Owner
 
-__all__ = ["ChildEnded", "Dispatcher", "Internal", "answer", "answer_exception", "dispose", "fail", "rest_of"]
+__all__ = [
+    "DeferredReply",
+    "Dispatcher",
+    "Internal",
+    "answer",
+    "answer_exception",
+    "dispose",
+    "fail",
+    "rest_of",
+]
 
 _log = get_logger("pykka_supervisor")
+
+T = TypeVar("T")
 
 
 class Internal:
@@ -37,19 +47,6 @@ class Internal:
     def deliver(self, actor: Any) -> Any:
         """Do what it asks for, in the actor's thread; the result answers an ask."""
         raise NotImplementedError
-
-
-class ChildEnded(Internal):
-    """To a supervisor: an incarnation of a child has ended or been abandoned; its `reason` says why."""
-
-    __slots__ = ("incarnation",)
-
-    def __init__(self, incarnation: Incarnation) -> None:
-        self.incarnation = incarnation
-
-    def deliver(self, actor: Any) -> None:
-        """Let the supervisor decide."""
-        actor._on_child_end(self.incarnation)  # noqa: SLF001
 
 
 _PLAIN: Final = 0
@@ -86,7 +83,7 @@ class Dispatcher(Receiver):
         "stop_replies",
     )
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Owner) -> None:
         super().__init__(monotonic=cell.clock.monotonic)
         self.cell = cell
         self.order: Exit | None = None
@@ -113,14 +110,14 @@ class Dispatcher(Receiver):
         for reply_to in replies or ():
             answer(reply_to, None)
 
-    def receive(self, actor: SupervisedActor) -> Exit:
+    def receive(self, actor: Instance) -> Exit:
         """Handle messages until the end; an exception of a tell leaves it."""
         cell = self.cell
         get = self.get
         kinds: dict[type[Any], int] = {}
         on_receive: Callable[[Any], Any] = actor.on_receive
         if _pykka.overrides_dispatch(cell.actor_class):
-            on_receive = _pykka.dispatch_of(actor)
+            on_receive = _pykka.dispatch_of(cast("pykka.Actor", actor))
         while True:
             envelope = get()
             if envelope is None:
@@ -156,7 +153,7 @@ class Dispatcher(Receiver):
             # While it waits, an actor holds on to nothing that it has handled.
             envelope = message = reply_to = None
 
-    def _run_batch(self, actor: SupervisedActor, batch: Any) -> None:
+    def _run_batch(self, actor: Instance, batch: Any) -> None:
         # If it raises, or the incarnation is replaced, the batch goes back to the front of the inbox.
         self.batch = batch
         batch.run(actor)
@@ -186,7 +183,7 @@ class Dispatcher(Receiver):
 
     def _answer(
         self,
-        actor: SupervisedActor,
+        actor: Instance,
         kind: int,
         on_receive: Callable[[Any], Any],
         message: Any,
@@ -217,6 +214,54 @@ class Dispatcher(Receiver):
         _, pending = self._take_pending()
         if pending is not None:
             answer(pending, response)
+
+
+class DeferredReply(Generic[T]):
+    """The answer to an ask, given later, from any thread, once.
+
+    Both methods say whether this call was the one that answered. When the incarnation that deferred
+    it ends first, the asker gets `pykka.ActorDeadError`, before that incarnation's `on_stop` or
+    `on_failure` runs.
+    """
+
+    __slots__ = ("_dispatcher", "_reply_to")
+
+    def __init__(self, dispatcher: Dispatcher, reply_to: pykka.Future[Any] | None) -> None:
+        self._dispatcher = dispatcher
+        self._reply_to = reply_to
+
+    def set(self, value: T) -> bool:
+        """Answer; False where it was answered before, or the asker is gone."""
+        reply_to = self._take()
+        if reply_to is None:
+            return False
+        answer(reply_to, value)
+        return True
+
+    def set_exception(self, error: BaseException) -> bool:
+        """Let the asker's `get()` raise this."""
+        return self.set_exc_info((type(error), error, error.__traceback__))
+
+    def set_exc_info(
+        self,
+        exc_info: tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
+    ) -> bool:
+        """Do the same from what `sys.exc_info()` gives."""
+        reply_to = self._take()
+        if reply_to is None:
+            return False
+        answer_exception(reply_to, exc_info)
+        return True
+
+    def _take(self) -> pykka.Future[Any] | None:
+        deferred = self._dispatcher.deferred
+        if deferred is None:
+            return None
+        try:
+            deferred.remove(self)
+        except KeyError:
+            return None
+        return self._reply_to
 
 
 def rest_of(batch: Any) -> Any:
@@ -251,7 +296,7 @@ def fail(reply_to: pykka.Future[Any], error: Exception) -> None:
     answer_exception(reply_to, (type(error), error, None))
 
 
-def dispose(cell: Cell, left: list[Envelope[Any]]) -> None:
+def dispose(cell: Owner, left: list[Envelope[Any]]) -> None:
     """Answer each ask that waited in the inbox of a dead actor, and count the dead letters."""
     for envelope in left:
         message, reply_to = envelope.message, envelope.reply_to

@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from .base import Child, SupervisorRef
-from .cell import Cell
+from .cell import Cell, cell_of
 from .checks import check_count
 from .child import ChildSpec, ChildSpecLike, as_child_spec
 from .dispatch import Internal
 from .errors import ChildNotFoundError, IgnoreStart, InvalidSpecError, MaxChildrenError, StartError
 from .incarnation import KILL_GRACE, Incarnation
 from .keeper import EXCEEDED, Keeper, start_root
-from .monitor import link, refuse_outside_an_actor
+from .links import link, refuse_outside_an_actor
 from .policy import GIVE_UP, Intensity
 from .ref import SupervisedRef
 from .report import report
@@ -153,7 +153,7 @@ class DynamicSupervisor(Keeper):
 
         Raises ChildNotFoundError where it is none, or no more.
         """
-        cell = ref._cell if isinstance(ref, SupervisedRef) else None  # noqa: SLF001
+        cell = cell_of(ref) if isinstance(ref, SupervisedRef) else None
         child = None if cell is None else self._children.get(cell)
         if child is None:
             raise ChildNotFoundError(f"{ref} is no child of {self.actor_ref}")

@@ -72,13 +72,12 @@ import contextlib
 import itertools
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import pykka
 
 from .clock import Timer
-from .current import CURRENT
-from .dispatch import Dispatcher, rest_of
+from .dispatch import Dispatcher, Internal, rest_of
 from .errors import ActorKilledError, IgnoreStart, StartError
 from .exits import (
     Crash,
@@ -97,11 +96,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal
 
-    from .actor import SupervisedActor
-    from .cell import Cell
-    from .monitor import MonitorRef
+    from .parts import Cancelable, Instance, Whole
 
-__all__ = ["DEFAULT_SHUTDOWN", "KILL_GRACE", "Awaited", "Incarnation", "Linked", "keep"]
+__all__ = [
+    "CURRENT",
+    "DEFAULT_SHUTDOWN",
+    "KILL_GRACE",
+    "Awaited",
+    "ChildEnded",
+    "Incarnation",
+    "Linked",
+    "current_incarnation",
+    "keep",
+]
 
 _log = get_logger("pykka_supervisor")
 
@@ -115,7 +122,7 @@ KILL_GRACE: Final = 0.1
 _numbers = itertools.count()
 
 
-def keep(actor: SupervisedActor, name: str, value: object) -> None:
+def keep(actor: Instance, name: str, value: object) -> None:
     """Set an attribute past whatever `__setattr__` the class has, and without a look at `__dict__`.
 
     Up to CPython 3.12 an object whose `__dict__` was asked for once keeps its attributes in a dict from then
@@ -134,6 +141,19 @@ class Linked(Protocol):
     def cut(self) -> None:
         """Begin to end it; in another thread, where the incarnation is abandoned."""
         ...
+
+
+class _Current(threading.local):
+    incarnation: Incarnation | None = None
+
+
+CURRENT = _Current()
+"""The calling thread's incarnation. Its own thread sets it: from before its `__init__` until it is about to end."""
+
+
+def current_incarnation() -> Incarnation | None:
+    """Tell in which supervised actor's thread this is called; None for any other thread."""
+    return CURRENT.incarnation
 
 
 Awaited: TypeAlias = 'Literal["born", "started"] | None'
@@ -166,11 +186,15 @@ class Incarnation(Dispatcher):
         "thread",
     )
 
-    def __init__(self, cell: Cell, generation: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    cell: Whole
+
+    def __init__(
+        self, cell: Whole, generation: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
         super().__init__(cell)
         self.arguments: tuple[tuple[Any, ...], Mapping[str, Any]] = (args, kwargs)
         """Of `__init__`, until that has been called."""
-        self.actor: SupervisedActor | None = None
+        self.actor: Instance | None = None
         """From the return of `__init__` until the last hook has returned."""
         self.generation = generation
         self.thread = threading.Thread(
@@ -201,7 +225,7 @@ class Incarnation(Dispatcher):
         """Whether that was an `IgnoreStart`."""
         self.kill_timer: Timer | None = None
         self.links: list[Linked] | None = None
-        self.monitors: dict[int, MonitorRef] | None = None
+        self.monitors: dict[int, Cancelable] | None = None
         """What it monitors for itself, by number."""
 
     def is_current(self) -> bool:
@@ -284,7 +308,7 @@ class Incarnation(Dispatcher):
 
     # -- in its own thread, or in its starter's
 
-    def be_born(self) -> SupervisedActor:
+    def be_born(self) -> Instance:
         """Make the instance. Raises what `__init__` raises, and StartError where that left Pykka's out."""
         before, CURRENT.incarnation = CURRENT.incarnation, self
         try:
@@ -300,10 +324,10 @@ class Incarnation(Dispatcher):
             self.interrupt()
         return actor
 
-    def _make(self) -> SupervisedActor:
+    def _make(self) -> Instance:
         (args, kwargs), self.arguments = self.arguments, ((), {})
         run_class = self.cell.run_class
-        actor = run_class.__new__(run_class, *args, **kwargs)
+        actor: Instance = run_class.__new__(run_class, *args, **kwargs)
         keep(actor, "_supervised_own_cell", self.cell)
         keep(actor, "_supervised_incarnation", self)
         try:
@@ -311,7 +335,7 @@ class Incarnation(Dispatcher):
         except IgnoreStart:
             if actor._supervised_ref is None:  # noqa: SLF001
                 # The starter gets a ref, of an actor that is not there.
-                pykka.Actor.__init__(actor)
+                pykka.Actor.__init__(cast("pykka.Actor", actor))
             raise
         if actor._supervised_ref is None:  # noqa: SLF001
             raise StartError(f"{self.cell.actor_class.__name__}.__init__ did not call super().__init__()")
@@ -363,7 +387,7 @@ class Incarnation(Dispatcher):
             del actor
         return reason
 
-    def _last_hook(self, actor: SupervisedActor, reason: Exit, failure: tuple[Any, Any, Any] | None) -> None:
+    def _last_hook(self, actor: Instance, reason: Exit, failure: tuple[Any, Any, Any] | None) -> None:
         if failure is not None:
             self._hook(actor.on_failure, *failure)
         elif is_abnormal(reason):
@@ -372,7 +396,7 @@ class Incarnation(Dispatcher):
         else:
             self._hook(actor.on_stop)
 
-    def _start(self) -> SupervisedActor | Exit:
+    def _start(self) -> Instance | Exit:
         """Run `__init__`, where its starter has not, and `on_start`; the reason where that was all."""
         self.since = self._monotonic()
         actor = self.actor
@@ -397,7 +421,7 @@ class Incarnation(Dispatcher):
             self._wind_down(actor)
         return reason
 
-    def _wind_down(self, actor: SupervisedActor | None) -> None:
+    def _wind_down(self, actor: Instance | None) -> None:
         """Before the hooks: what lives only by this actor ends."""
         links, self.links = self.links, None
         for linked in links or ():
@@ -423,3 +447,16 @@ class Incarnation(Dispatcher):
                 Crash.of(error),
                 offender={"id": None, "ref": str(self.cell), "hook": getattr(hook, "__name__", "")},
             )
+
+
+class ChildEnded(Internal):
+    """To a supervisor: an incarnation of a child has ended or been abandoned; its `reason` says why."""
+
+    __slots__ = ("incarnation",)
+
+    def __init__(self, incarnation: Incarnation) -> None:
+        self.incarnation = incarnation
+
+    def deliver(self, actor: Any) -> None:
+        """Let the supervisor decide."""
+        actor._on_child_end(self.incarnation)  # noqa: SLF001

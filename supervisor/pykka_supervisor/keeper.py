@@ -23,7 +23,7 @@ from . import names
 from ._pykka import Envelope
 from .actor import supervised_class
 from .base import Child
-from .cell import Cell
+from .cell import Cell, cell_of
 from .child import ChildSpec
 from .dispatch import Internal
 from .errors import IgnoreStart, StartError, StartTimeoutError
@@ -198,7 +198,7 @@ class Keeper(ShuttingDown):
     # -- what a child's end means
 
     def _on_child_end(self, incarnation: Incarnation) -> None:
-        cell = incarnation.cell
+        cell = cell_of(incarnation)
         child = self._child_of(cell)
         if child is None or child.cell is not cell or child.status != "running":
             return
@@ -360,7 +360,7 @@ class Keeper(ShuttingDown):
         if incarnation.since != since:
             self._watch(child, incarnation)
             return
-        cell = incarnation.cell
+        cell = cell_of(incarnation)
         running = self._supervised_cell.clock.monotonic() - since
         if cell.abandon(incarnation, Abandoned(f"one message took more than {running:.3g} s")):
             incarnation.interrupt()
@@ -402,7 +402,7 @@ def start_root(
 
 def raise_failed_start(incarnation: Incarnation) -> NoReturn:
     """Raise, at its starter's, what kept an incarnation from starting."""
-    cell = incarnation.cell
+    cell = cell_of(incarnation)
     error = incarnation.take_error()
     try:
         if isinstance(error, Exception):

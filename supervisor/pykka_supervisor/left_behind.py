@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .current import CURRENT
+from .incarnation import CURRENT
 
 if TYPE_CHECKING:
-    from .cell import Cell
     from .incarnation import Incarnation
+    from .ref import Body
 
 __all__ = ["ENDING", "LEAKED", "ending_roots", "leaked_in", "leaked_threads", "reset_after_fork"]
 
 LEAKED: set[Incarnation] = set()
 """Abandoned incarnations whose threads still run."""
 
-ENDING: set[Cell] = set()
+ENDING: set[Body] = set()
 """Actors without a supervisor that are dead while their last hooks run."""
 
 
@@ -24,14 +24,14 @@ def leaked_threads() -> list[str]:
     return sorted(incarnation.thread.name for incarnation in tuple(LEAKED) if incarnation.thread.is_alive())
 
 
-def ending_roots() -> list[Cell]:
+def ending_roots() -> list[Body]:
     """List the actors without a supervisor that are dead, and so in no registry, while their last hooks still run."""
     return list(ENDING)
 
 
-def leaked_in(cell: Cell) -> int:
+def leaked_in(cell: Body) -> int:
     """Count the abandoned threads of this actor that still run."""
-    return sum(incarnation.cell is cell for incarnation in tuple(LEAKED))
+    return sum(incarnation.cell.ref is cell.ref for incarnation in tuple(LEAKED))
 
 
 def reset_after_fork() -> None:

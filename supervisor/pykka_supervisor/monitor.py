@@ -1,4 +1,4 @@
-"""Monitors and links: who is told when an actor ends.
+"""Monitors: which actors and functions are told when an actor ends.
 
 A monitor is one-way and gives one `Down` for each call, as OTP's does. A supervised actor's own
 thread, or its supervisor's, gives it. A plain Pykka actor gives no notice; those are looked at four
@@ -17,18 +17,17 @@ import pykka
 
 from . import _pykka, forks
 from .apart import call_apart, serves_others, tell_apart
-from .cell import Cell
+from .cell import cell_of
 from .clock import SYSTEM_CLOCK, Timer
-from .current import current_incarnation
-from .exits import GAVE_UP, Exit, Gone, Killed, NoProc, is_abnormal
-from .incarnation import Incarnation
+from .exits import Exit, Gone, NoProc
+from .incarnation import Incarnation, current_incarnation
 from .log import get_logger
 from .ref import SupervisedRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Down", "MonitorRef", "demonitor", "link", "monitor"]
+__all__ = ["Down", "MonitorRef", "demonitor", "monitor", "monitor_directly"]
 
 _log = get_logger(__name__)
 
@@ -145,7 +144,7 @@ def _monitor(
 
 def _is_forked(ref: pykka.ActorRef[Any]) -> bool:
     if isinstance(ref, SupervisedRef):
-        return ref._cell.home.forked  # noqa: SLF001
+        return cell_of(ref).home.forked
     return forks.is_forked(ref)
 
 
@@ -157,7 +156,7 @@ def _watch(told: MonitorRef) -> bool:
             return False
         _sweeper.add(told)
         return True
-    cell = ref._cell  # noqa: SLF001
+    cell = cell_of(ref)
     with cell.lock:
         if cell.reason is not None:
             return False
@@ -179,7 +178,7 @@ def demonitor(monitor_ref: MonitorRef) -> bool:
     if not isinstance(ref, SupervisedRef):
         _sweeper.remove(monitor_ref)
         return True
-    cell = ref._cell  # noqa: SLF001
+    cell = cell_of(ref)
     if not cell.home.forked:
         with cell.lock:
             if cell.monitors is not None:
@@ -223,71 +222,6 @@ def _teller(target: pykka.ActorRef[Any], only: Incarnation | None) -> Callable[[
             _log.debug("down_for_the_dead", target=target)
 
     return tell
-
-
-def refuse_outside_an_actor() -> Incarnation:
-    """Give the supervised actor in whose thread this is; RuntimeError in any other thread."""
-    mine = current_incarnation()
-    if mine is None:
-        raise RuntimeError("a link is made by a supervised actor, in its own thread")
-    return mine
-
-
-def link(ref: SupervisedRef[Any]) -> None:
-    """Tie an actor to the calling supervised actor, for as long as the caller's present incarnation lives.
-
-    When the caller ends, for whatever reason, the other is stopped, and its end waited for, before
-    the caller's own hooks run or a replacement starts. When the other ends for good abnormally, or is a
-    supervisor that gives up since its intensity is exceeded, the caller is killed. This is what
-    `start_link` means in OTP for a supervisor and its starter.
-
-    Raises RuntimeError outside a supervised actor's thread. For a ref that is dead the caller is
-    killed at once, as in OTP.
-    """
-    mine = refuse_outside_an_actor()
-    mine.links = [*(mine.links or ()), _Link(ref._cell, mine)]  # noqa: SLF001
-
-
-class _Link:
-    """The other end of a `link`, for the incarnation that made it."""
-
-    __slots__ = ("_mine", "_other", "_watching")
-
-    def __init__(self, other: Cell, mine: Incarnation) -> None:
-        self._other = other
-        self._mine = mine
-        self._watching: MonitorRef | None = None
-        self._watch()
-
-    def _watch(self) -> None:
-        self._watching = monitor_directly(self._other.ref, self._went_down)
-
-    def _went_down(self, down: Down) -> None:
-        if down.restarting:
-            self._watch()
-        elif (is_abnormal(down.reason) or down.reason == GAVE_UP) and self._mine.reason is None:
-            self._mine.command(Killed())
-
-    def _unwatch(self) -> None:
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            demonitor(watching)
-
-    def end(self) -> None:
-        """Stop the other and wait for its end; kill it where that takes longer than it may."""
-        self._unwatch()
-        other = self._other
-        allowed = other.allowance()
-        if not other.ref.end(allowed):
-            incarnation = other.incarnation
-            other.kill()
-            if incarnation is not None:
-                incarnation.join(allowed)
-
-    def cut(self) -> None:
-        """Kill the other, and do not wait."""
-        self._unwatch()
-        self._other.kill()
 
 
 class _Watched:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Protocol
 
 import pykka
 
 from .errors import NameTakenError
+from .exits import Exit
 
-if TYPE_CHECKING:
-    from .cell import Cell
-    from .ref import SupervisedRef
+__all__ = ["Named", "claim", "find", "release"]
 
-    Ref = TypeVar("Ref", bound=SupervisedRef[Any])
 
-__all__ = ["claim", "release", "whereis"]
+class Named(Protocol):
+    """A cell, as far as its name is concerned."""
+
+    name: str | None
+    reason: Exit | None
+
 
 _lock = threading.Lock()
-_cells: dict[str, Cell] = {}
+_cells: dict[str, Named] = {}
 
 
-def claim(name: str, cell: Cell) -> None:
+def claim(name: str, cell: Named) -> None:
     """Give an actor its name; a second time changes nothing.
 
     Raises NameTakenError where another live actor has it.
@@ -37,7 +40,7 @@ def claim(name: str, cell: Cell) -> None:
         raise pykka.ActorDeadError(f"{cell} has ended")
 
 
-def release(cell: Cell) -> None:
+def release(cell: Named) -> None:
     """Take a name back from an actor that has ended."""
     if cell.name is None:
         return
@@ -46,26 +49,9 @@ def release(cell: Cell) -> None:
             del _cells[cell.name]
 
 
-@overload
-def whereis(name: str) -> SupervisedRef[Any] | None: ...
-
-
-@overload
-def whereis(name: str, ref_class: type[Ref]) -> Ref | None: ...
-
-
-def whereis(name: str, ref_class: type[Ref] | None = None) -> Ref | SupervisedRef[Any] | None:
-    """Find the ref of the live actor of this name; it stays the same when that actor is restarted.
-
-    `ref_class` is the class of that ref, for actors whose refs have methods of their own; a type checker then
-    knows them. Raises TypeError where the ref is of another class.
-    """
-    cell = _cells.get(name)
-    # A name is claimed before the actor is built.
-    ref: SupervisedRef[Any] | None = getattr(cell, "ref", None)
-    if ref is not None and ref_class is not None and not isinstance(ref, ref_class):
-        raise TypeError(f"{name!r} is the name of {ref}, a {type(ref).__name__} and no {ref_class.__name__}")
-    return ref
+def find(name: str) -> Named | None:
+    """Find what has this name; it may not have its ref yet, since a name is claimed before the actor is built."""
+    return _cells.get(name)
 
 
 def forget_after_fork() -> None:

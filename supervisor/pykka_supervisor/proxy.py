@@ -8,14 +8,11 @@ an actor waits for its restart there is no instance to look at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import pykka
 
 from . import _pykka
-
-if TYPE_CHECKING:
-    from .ref import SupervisedRef
 
 __all__ = ["SupervisedProxy"]
 
@@ -46,9 +43,9 @@ class SupervisedProxy(pykka.ActorProxy[A], Generic[A]):
     the class; any other name is asked for, and the next incarnation answers.
     """
 
-    actor_ref: SupervisedRef[A]
+    actor_ref: pykka.ActorRef[A]
 
-    def __init__(self, *, actor_ref: SupervisedRef[A], attr_path: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, actor_ref: pykka.ActorRef[A], attr_path: tuple[str, ...] = ()) -> None:
         self.actor_ref = actor_ref
         self._attr_path = attr_path
         self._known_attrs = {}

@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, overload
 
 import pykka
 
-from . import _pykka, forks
+from . import _pykka, forks, names
 from ._pykka import Envelope
-from .current import current_incarnation
-from .incarnation import DEFAULT_SHUTDOWN
+from .incarnation import DEFAULT_SHUTDOWN, Incarnation, current_incarnation
 from .log import flush
 from .proxy import SupervisedProxy
 
 if TYPE_CHECKING:
-    from .cell import Cell
-    from .incarnation import Incarnation
+    from .forks import Home
     from .mailbox import Mailbox
+    from .parts import Whole
 
-__all__ = ["SupervisedRef", "kill", "root_of", "supervisor_of"]
+__all__ = ["Body", "SupervisedRef", "kill", "root_of", "supervisor_of", "whereis"]
 
 A = TypeVar("A", bound="pykka.Actor")
+Ref = TypeVar("Ref", bound="SupervisedRef[Any]")
+
+
+class Body(Protocol):
+    """A cell, as far as its ref is concerned."""
+
+    home: Home
+    shutdown: float | None
+    incarnation: Incarnation | None
+
+    @property
+    def ref(self) -> SupervisedRef[Any]:
+        """The actor's ref."""
+
+    @property
+    def supervisor(self) -> Body | None:
+        """The supervisor's."""
+
+    def has_children(self) -> bool:
+        """Whether it is a supervisor's."""
+
+    def allowance(self) -> float | None:
+        """Seconds that ending the actor in order may take; None: no limit."""
+
+    def kill(self) -> bool:
+        """End the present incarnation."""
 
 
 class SupervisedRef(pykka.ActorRef[A], Generic[A]):
@@ -43,9 +68,9 @@ class SupervisedRef(pykka.ActorRef[A], Generic[A]):
     """
 
     actor_inbox: Mailbox
-    _cell: Cell
+    _cell: Body
 
-    def bind(self, cell: Cell) -> None:
+    def bind(self, cell: Body) -> None:
         """Tie it to its cell; called once, by that."""
         self._cell = cell
 
@@ -247,15 +272,15 @@ def _will_be_replaced(incarnation: Incarnation | None) -> bool:
     return _in_last_hook(incarnation) and incarnation is not None and not incarnation.for_good
 
 
-def _is_below(cell: Cell | None, root: Cell) -> bool:
+def _is_below(cell: Whole | Body | None, root: Body) -> bool:
     while cell is not None:
-        if cell is root:
+        if cell.ref is root.ref:
             return True
         cell = cell.supervisor
     return False
 
 
-def _cell_of(ref: pykka.ActorRef[Any]) -> Cell:
+def _cell_of(ref: pykka.ActorRef[Any]) -> Body:
     if not isinstance(ref, SupervisedRef):
         raise TypeError(f"{ref} is not the ref of a supervised actor")
     cell = ref._cell  # noqa: SLF001
@@ -295,3 +320,25 @@ def root_of(ref: pykka.ActorRef[Any]) -> SupervisedRef[Any]:
     while cell.supervisor is not None:
         cell = cell.supervisor
     return cell.ref
+
+
+@overload
+def whereis(name: str) -> SupervisedRef[Any] | None: ...
+
+
+@overload
+def whereis(name: str, ref_class: type[Ref]) -> Ref | None: ...
+
+
+def whereis(name: str, ref_class: type[Ref] | None = None) -> Ref | SupervisedRef[Any] | None:
+    """Find the ref of the live actor of this name; it stays the same when that actor is restarted.
+
+    `ref_class` is the class of that ref, for actors whose refs have methods of their own; a type checker then
+    knows them. Raises TypeError where the ref is of another class.
+    """
+    cell = names.find(name)
+    # A name is claimed before the actor is built.
+    ref: SupervisedRef[Any] | None = getattr(cell, "ref", None)
+    if ref is not None and ref_class is not None and not isinstance(ref, ref_class):
+        raise TypeError(f"{name!r} is the name of {ref}, a {type(ref).__name__} and no {ref_class.__name__}")
+    return ref

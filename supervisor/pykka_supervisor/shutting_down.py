@@ -14,6 +14,7 @@ import pykka
 
 from ._pykka import new_stop
 from .base import BaseSupervisor, Child
+from .cell import cell_of
 from .exits import Abandoned, Killed, Shutdown, is_abnormal
 from .incarnation import KILL_GRACE, Incarnation
 from .report import report
@@ -86,13 +87,13 @@ class ShuttingDown(BaseSupervisor):
         brutal = brutal or child.spec.shutdown == 0
         if not incarnation.join(max(0.0, until - time.monotonic())):
             allowed = "no time" if brutal else f"{child.spec.shutdown} s"
-            incarnation.cell.abandon(incarnation, Abandoned(f"it was given {allowed} to end"))
+            cell_of(incarnation).abandon(incarnation, Abandoned(f"it was given {allowed} to end"))
         reason = incarnation.reason or Killed()
         child.last_reason = reason
         if final or incarnation.for_good:
-            incarnation.cell.finish(reason)
+            cell_of(incarnation).finish(reason)
         else:
-            incarnation.cell.notify(reason, restarting=True)
+            cell_of(incarnation).notify(reason, restarting=True)
         if is_abnormal(reason) and not (brutal and isinstance(reason, Killed)):
             # As in `_handle_end`; but a thread that is left behind is never what an owner has decided.
             decided = callable(child.spec.backoff) and not isinstance(reason, Abandoned)

@@ -28,7 +28,7 @@ from .errors import (
 from .exits import GAVE_UP, Exit, Shutdown, StartFailed
 from .incarnation import Incarnation
 from .keeper import EXCEEDED, Keeper, start_root
-from .monitor import link, refuse_outside_an_actor
+from .links import link, refuse_outside_an_actor
 from .planner import Strategy, plan_restart
 from .policy import GIVE_UP, Intensity, RestartType
 from .report import report

@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .actor import SupervisedActor
+from .cell import cell_of
 from .clock import Timer, due_at
 from .log import flush
 from .ref import SupervisedRef, kill
@@ -227,7 +228,7 @@ def await_restart(ref: pykka.ActorRef[Any], timeout: float = 20.0) -> int:
     """
     if not isinstance(ref, SupervisedRef):
         raise TypeError(f"{ref} is not the ref of a supervised actor")
-    cell = ref._cell  # noqa: SLF001
+    cell = cell_of(ref)
     seen = _awaited.get(ref, 1)
     deadline = time.monotonic() + timeout
     while True:

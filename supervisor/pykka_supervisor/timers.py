@@ -8,7 +8,7 @@ import pykka
 
 from .apart import tell_apart
 from .clock import SYSTEM_CLOCK
-from .current import current_incarnation
+from .incarnation import current_incarnation
 from .log import get_logger
 
 if TYPE_CHECKING:

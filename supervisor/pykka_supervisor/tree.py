@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import forks
 from .base import BaseSupervisor, Child
-from .cell import Cell
+from .cell import Cell, cell_of
 from .left_behind import leaked_in
 from .ref import SupervisedRef
 
@@ -51,7 +51,7 @@ def snapshot(ref: pykka.ActorRef[Any]) -> Node:
     """
     if not isinstance(ref, SupervisedRef):
         raise TypeError(f"{ref} is not the ref of a supervised actor")
-    cell = ref._cell  # noqa: SLF001
+    cell = cell_of(ref)
     if cell.home.forked:
         raise forks.refusal(ref)
     supervisor = None if cell.supervisor is None else _supervisor_in(cell.supervisor)

@@ -13,6 +13,7 @@ from gemini_streams import (
     Subscribe,
 )
 from kit.scene import Scene
+from pykka_supervisor.cell import cell_of
 
 
 def test_what_is_refused_or_unknown_is_said_once_and_the_manager_lives(
@@ -41,4 +42,4 @@ def test_what_is_refused_or_unknown_is_said_once_and_the_manager_lives(
         assert scene.manager.list_streams() == []
         assert [record.levelname for record in caplog.records] == ["WARNING"] * len(wrong)
         assert all("request_refused" in record.getMessage() for record in caplog.records)
-        assert scene.manager._cell.generation == 1
+        assert cell_of(scene.manager).generation == 1

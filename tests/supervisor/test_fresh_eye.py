@@ -464,7 +464,7 @@ def test_a_forked_child_starts_with_nothing_monitored_and_says_nothing() -> None
     program = """
         import os, pykka, warnings
         from pykka_supervisor import DynamicSupervisor, monitor, link, send_after
-        from pykka_supervisor.current import current_incarnation
+        from pykka_supervisor.incarnation import current_incarnation
         warnings.simplefilter("ignore")
 
         class Worker(pykka.ThreadingActor):

@@ -31,7 +31,7 @@ from pykka_supervisor import (
     monitor,
     whereis,
 )
-from pykka_supervisor.current import current_incarnation
+from pykka_supervisor.incarnation import current_incarnation
 from pykka_supervisor.testing import Probe, TestClock, await_restart
 from supervisor.kit import Block, Boom, Log, Worker, crash, eventually, instance
 

@@ -27,6 +27,7 @@ from pykka_supervisor import (
     monitor,
     whereis,
 )
+from pykka_supervisor.cell import cell_of
 from pykka_supervisor.testing import Probe, TestClock, await_restart
 from supervisor.kit import Block, Boom, Log, PlainWorker, Worker, crash, eventually, stop
 
@@ -135,7 +136,7 @@ def test_monitors_that_were_taken_back_do_not_pile_up() -> None:
     ref = Worker.start()
     for _ in range(1000):
         demonitor(monitor(ref, notify=lambda _: None))
-    assert not ref._cell.monitors
+    assert not cell_of(ref).monitors
     ref.stop()
 
 

@@ -24,6 +24,7 @@ from pykka_supervisor import (
     sibling,
     stop_on_signals,
 )
+from pykka_supervisor.cell import cell_of
 from pykka_supervisor.checks import check_count, check_number, check_seconds
 from pykka_supervisor.testing import TestClock
 from supervisor.kit import Worker, crash, eventually
@@ -141,7 +142,7 @@ def test_what_cannot_be_notified_is_refused_at_once(notify: Any) -> None:
     ref = Worker.start()
     with pytest.raises(TypeError, match="notify must be a function"):
         monitor(ref, notify=notify)
-    assert ref._cell.monitors is None
+    assert cell_of(ref).monitors is None
     ref.stop()
 
 

@@ -11,6 +11,7 @@ import pykka
 import pytest
 
 from pykka_supervisor import ChildSpec, Down, SupervisedActor, Supervisor, demonitor, kill, monitor
+from pykka_supervisor.cell import cell_of
 from pykka_supervisor.monitor import _sweeper
 from pykka_supervisor.testing import Probe, await_restart
 from supervisor.kit import Block, Worker, crash, eventually
@@ -23,7 +24,7 @@ class Plain(pykka.ThreadingActor):
 def watching(ref: pykka.ActorRef[Any]) -> int:
     """How many monitors are kept of an actor."""
     if isinstance(ref, SupervisedActor.ref_class):
-        return len(ref._cell.monitors or ())
+        return len(cell_of(ref).monitors or ())
     return sum(len(watched.monitors) for watched in _sweeper._watched.values() if watched.ref is ref)
 
 

@@ -26,6 +26,7 @@ import pykka
 import pytest
 
 from pykka_supervisor import ChildSpec, SupervisedActor, SupervisedRef, Supervisor, kill
+from pykka_supervisor.cell import cell_of
 from pykka_supervisor.planner import Strategy
 from supervisor.kit import Boom, eventually
 
@@ -168,7 +169,7 @@ def settle(sup: Any) -> None:
             refs = live_refs(sup)
             for ref in refs:
                 ref.ask("settled?", timeout=20)
-            return [(ref.actor_urn, ref._cell.generation) for ref in refs]
+            return [(ref.actor_urn, cell_of(ref).generation) for ref in refs]
         except pykka.ActorDeadError:
             return None
 
@@ -228,8 +229,9 @@ def run(seed: int, deaths: int) -> None:
             try:
                 ref = chance.choice(live_refs(sup))
                 how = chance.random()
-                if how < 0.9 and ref._cell.name is not None:
-                    ordered[ref._cell.name] = ordered.get(ref._cell.name, 0) + 1
+                name = cell_of(ref).name
+                if how < 0.9 and name is not None:
+                    ordered[name] = ordered.get(name, 0) + 1
                 if how < 0.4:
                     kill(ref)
                 elif how < 0.7:

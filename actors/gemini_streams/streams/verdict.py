@@ -11,7 +11,8 @@ from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.streams.session import Session
 from gemini_streams.traces import trace_of
 from pykka_supervisor import Abandoned
-from pykka_supervisor.current import current_incarnation
+from pykka_supervisor.cell import cell_of
+from pykka_supervisor.incarnation import current_incarnation
 from pykka_supervisor.log import get_logger
 
 __all__ = ["PATIENCE", "verdict_on"]
@@ -32,7 +33,7 @@ def verdict_on(error: GeminiStreamsError, session: Session) -> bool | None:
 
     def late() -> None:
         _log.warning("retry_policy_late", stream_id=session.stream_id, patience=PATIENCE)
-        incarnation.cell.give_up_on(
+        cell_of(incarnation).give_up_on(
             incarnation, Abandoned(f"RetryPolicy.retryable did not answer within {PATIENCE:g} s")
         )
 
