@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import select
 import subprocess
 import sys
 import time
@@ -56,6 +57,8 @@ def missing(peer: Peer, certificate: Certificate | None) -> str | None:
     """Say why a program cannot run here."""
     if peer.work.tls and certificate is None:
         return "trustme is not installed"
+    if peer.module == "epoll" and not hasattr(select, "epoll"):
+        return "this system has no epoll"
     for needs in NEEDS.get(peer.module, ()):
         try:
             found = importlib.util.find_spec(needs) is not None
