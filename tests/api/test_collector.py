@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -57,7 +58,8 @@ def test_a_small_one_is_left_to_the_collector(collections: list[str]) -> None:
     del collections[:]
     value = decode(SMALL)
     assert len(value["lists"]) == LARGE // 8 + 1
-    assert len(collections) > 10
+    if sys.version_info < (3, 12):  # since then a collection waits until the decoder, one call, has returned
+        assert len(collections) > 10
 
 
 def test_the_first_collection_behind_it_does_not_walk_it() -> None:

@@ -1,4 +1,4 @@
-"""Case 32 and the rest of the process's life: its end, signals, and fork, each in a process of its own."""
+"""The life of a process: its end, signals, and fork, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("end", list(ENDS))
-def test_case_32_the_process_ends_in_order(end: str) -> None:
+def test_the_process_ends_in_order(end: str) -> None:
     body, code = ENDS[end]
     done = run(body)
     up = re.search(r"tree up at ([\d.]+)", done.stderr)

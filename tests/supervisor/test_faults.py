@@ -1,4 +1,4 @@
-"""Cases 1 to 31 of the fault-injection list, each under its number; 32 is in test_process.py."""
+"""Faults made on purpose in one actor or one tree, and what a supervisor makes of each."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def refs_of(sup: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("worker", [Worker, PlainWorker])
-def test_case_01_a_crash_gives_one_down_and_the_ref_answers_again(worker: type[Any]) -> None:
+def test_a_crash_gives_one_down_and_the_ref_answers_again(worker: type[Any]) -> None:
     sup = Supervisor.start([worker])
     ref = only(sup)
     before = ref.ask(instance)
@@ -91,7 +91,7 @@ class FailsInOnStart(Worker):
         raise self.notes["error"]
 
 
-def test_case_02_on_start_raises_and_start_child_fails_at_once() -> None:
+def test_on_start_raises_and_start_child_fails_at_once() -> None:
     sup = Supervisor.start([])
     with pytest.raises(Boom, match="no way"):
         sup.start_child(ChildSpec(FailsInOnStart, kwargs={"error": Boom("no way")}))
@@ -100,7 +100,7 @@ def test_case_02_on_start_raises_and_start_child_fails_at_once() -> None:
     sup.stop()
 
 
-def test_case_03_on_start_raises_system_exit_and_no_other_actor_is_touched() -> None:
+def test_on_start_raises_system_exit_and_no_other_actor_is_touched() -> None:
     plain = PlainWorker.start()
     sup = Supervisor.start([Worker])
     seen = []
@@ -121,7 +121,7 @@ def test_case_03_on_start_raises_system_exit_and_no_other_actor_is_touched() -> 
     plain.stop()
 
 
-def test_case_04_on_start_outlasts_the_time_out_and_its_late_return_handles_nothing() -> None:
+def test_on_start_outlasts_the_time_out_and_its_late_return_handles_nothing() -> None:
     sup = Supervisor.start([])
     block = Block()
     handled: list[Any] = []
@@ -166,7 +166,7 @@ def test_case_04_on_start_outlasts_the_time_out_and_its_late_return_handles_noth
     sup.stop()
 
 
-def test_case_05_the_third_of_five_fails_and_the_first_two_are_stopped_in_reverse() -> None:
+def test_the_third_of_five_fails_and_the_first_two_are_stopped_in_reverse() -> None:
     log = Log()
     children: list[Any] = [ChildSpec(Worker, (name, log), id=name) for name in ("1", "2")]
     children += [ChildSpec(FailsInOnStart, ("3", log), {"error": Boom("third")}, id="3")]
@@ -177,7 +177,7 @@ def test_case_05_the_third_of_five_fails_and_the_first_two_are_stopped_in_revers
     assert log.entries == [("start", "1"), ("start", "2"), ("stop", "2"), ("stop", "1")]
 
 
-def test_case_06_on_stop_raises_and_the_next_child_is_still_stopped() -> None:
+def test_on_stop_raises_and_the_next_child_is_still_stopped() -> None:
     log = Log()
 
     class FailsInOnStop(Worker):
@@ -195,7 +195,7 @@ def test_case_06_on_stop_raises_and_the_next_child_is_still_stopped() -> None:
     assert log.of("stop") == ["first"]
 
 
-def test_case_07_on_failure_raises_system_exit_and_every_ask_resolves() -> None:
+def test_on_failure_raises_system_exit_and_every_ask_resolves() -> None:
     class FailsInOnFailure(Worker):
         def on_failure(self, *_: Any) -> None:
             raise SystemExit
@@ -220,7 +220,7 @@ def test_case_07_on_failure_raises_system_exit_and_every_ask_resolves() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
-def test_case_08_a_base_exception_on_a_tell_restarts_that_child_only(error: BaseException) -> None:
+def test_a_base_exception_on_a_tell_restarts_that_child_only(error: BaseException) -> None:
     plain = PlainWorker.start()
     sup = Supervisor.start([ChildSpec(Worker, id="a"), ChildSpec(PlainWorker, id="b")])
     refs = refs_of(sup)
@@ -234,7 +234,7 @@ def test_case_08_a_base_exception_on_a_tell_restarts_that_child_only(error: Base
     plain.stop()
 
 
-def test_case_09_a_base_exception_on_an_ask_never_leaves_the_asker_waiting() -> None:
+def test_a_base_exception_on_an_ask_never_leaves_the_asker_waiting() -> None:
     sup = Supervisor.start([Worker])
     ref = only(sup)
     with pytest.raises(pykka.ActorDeadError, match="KeyboardInterrupt"):
@@ -244,7 +244,7 @@ def test_case_09_a_base_exception_on_an_ask_never_leaves_the_asker_waiting() -> 
     sup.stop()
 
 
-def test_case_10_an_asker_that_answers_itself_does_no_harm() -> None:
+def test_an_asker_that_answers_itself_does_no_harm() -> None:
     sup = Supervisor.start([Worker])
     ref = only(sup)
     before = ref.ask(instance)
@@ -258,7 +258,7 @@ def test_case_10_an_asker_that_answers_itself_does_no_harm() -> None:
     sup.stop()
 
 
-def test_case_11_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_without_a_thread_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sup = Supervisor.start([])
     real = threading.Thread.start
 
@@ -277,7 +277,7 @@ def test_case_11_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pykka.ActorRegistry.stop_all(timeout=20) == [True]
 
 
-def test_case_12_no_ask_is_lost_between_a_stop_and_its_handling() -> None:
+def test_no_ask_is_lost_between_a_stop_and_its_handling() -> None:
     interval = sys.getswitchinterval()
     current: list[Any] = [Worker.start()]
     done = threading.Event()
@@ -312,7 +312,7 @@ def test_case_12_no_ask_is_lost_between_a_stop_and_its_handling() -> None:
     assert set(outcomes) == {"answered", "dead"}
 
 
-def test_case_13_accepted_is_handled_plus_dead_letters_exactly() -> None:
+def test_accepted_is_handled_plus_dead_letters_exactly() -> None:
     handled: list[int] = []
 
     class Counts(SupervisedActor):
@@ -344,7 +344,7 @@ def test_case_13_accepted_is_handled_plus_dead_letters_exactly() -> None:
     assert accepted == len(handled) + ref.dead_letters
 
 
-def test_case_14_crashes_lose_nothing_but_the_message_that_killed() -> None:
+def test_crashes_lose_nothing_but_the_message_that_killed() -> None:
     handled: list[int] = []
     poison: list[int] = []
 
@@ -371,7 +371,7 @@ def test_case_14_crashes_lose_nothing_but_the_message_that_killed() -> None:
     sup.stop()
 
 
-def test_case_15_a_bounded_buffer_during_a_restart() -> None:
+def test_a_bounded_buffer_during_a_restart() -> None:
     clock = TestClock()
     sup = Supervisor.start(
         [ChildSpec(Worker, backoff=Backoff(1, 1, jitter=0), max_buffered=10)],
@@ -394,7 +394,7 @@ def test_case_15_a_bounded_buffer_during_a_restart() -> None:
     sup.stop()
 
 
-def test_case_16_a_hang_is_abandoned_and_the_late_thread_takes_nothing() -> None:
+def test_a_hang_is_abandoned_and_the_late_thread_takes_nothing() -> None:
     clock = TestClock()
     sup = Supervisor.start([ChildSpec(Worker, hang_after=10)], clock=clock)
     ref = only(sup)
@@ -428,7 +428,7 @@ def test_case_16_a_hang_is_abandoned_and_the_late_thread_takes_nothing() -> None
     sup.stop()
 
 
-def test_case_16_a_long_backlog_is_no_hang() -> None:
+def test_a_long_backlog_is_no_hang() -> None:
     clock = TestClock()
     sup = Supervisor.start([ChildSpec(Worker, hang_after=10)], clock=clock)
     ref = only(sup)
@@ -444,7 +444,7 @@ def test_case_16_a_long_backlog_is_no_hang() -> None:
     sup.stop()
 
 
-def test_case_17_shutdown_with_a_child_stuck_in_a_system_call() -> None:
+def test_shutdown_with_a_child_stuck_in_a_system_call() -> None:
     log = Log()
     left, right = socket.socketpair()
     stuck = threading.Event()
@@ -473,7 +473,7 @@ def test_case_17_shutdown_with_a_child_stuck_in_a_system_call() -> None:
     assert log.of("stop") == ["b", "a"]
 
 
-def test_case_18_the_fourth_crash_within_the_window_ends_the_supervisor() -> None:
+def test_the_fourth_crash_within_the_window_ends_the_supervisor() -> None:
     clock = TestClock()
     log = Log()
     sup = Supervisor.start(
@@ -499,7 +499,7 @@ def test_case_18_the_fourth_crash_within_the_window_ends_the_supervisor() -> Non
     assert not any(ref.is_alive() for ref in refs.values())
 
 
-def test_case_18_a_crash_that_has_aged_out_does_not_count() -> None:
+def test_a_crash_that_has_aged_out_does_not_count() -> None:
     clock = TestClock()
     sup = Supervisor.start([Worker], max_restarts=3, max_seconds=5, clock=clock)
     ref = only(sup)
@@ -520,7 +520,7 @@ class StartsOnce(Worker):
             raise Boom("never again")
 
 
-def test_case_19_the_gaps_of_a_backoff() -> None:
+def test_the_gaps_of_a_backoff() -> None:
     clock = TestClock(start=1000.0)
     starts: list[float] = []
     sup = Supervisor.start(
@@ -545,7 +545,7 @@ def test_case_19_the_gaps_of_a_backoff() -> None:
     assert clock.pending() == 0
 
 
-def test_case_20_quiet_resets_the_backoff() -> None:
+def test_quiet_resets_the_backoff() -> None:
     clock = TestClock()
     sup = Supervisor.start(
         [ChildSpec(Worker, backoff=Backoff(0.1, 10.0, jitter=0, reset_after=5.0))],
@@ -565,7 +565,7 @@ def test_case_20_quiet_resets_the_backoff() -> None:
     sup.stop()
 
 
-def test_case_21_a_supervisor_stopped_during_a_backoff_starts_nothing() -> None:
+def test_a_supervisor_stopped_during_a_backoff_starts_nothing() -> None:
     clock = TestClock()
     log = Log()
     sup = Supervisor.start([ChildSpec(Worker, ("a", log), backoff=Backoff(1, 1, jitter=0))], clock=clock)
@@ -579,7 +579,7 @@ def test_case_21_a_supervisor_stopped_during_a_backoff_starts_nothing() -> None:
     assert clock.pending() == 0
 
 
-def test_case_22_one_for_all() -> None:
+def test_one_for_all() -> None:
     log = Log()
     specs = [ChildSpec(Worker, (name, log), id=name) for name in "1234"]
     specs[3] = ChildSpec(Worker, ("4", log), id="4", restart="transient")
@@ -604,7 +604,7 @@ def test_case_22_one_for_all() -> None:
     sup.stop()
 
 
-def test_case_23_rest_for_one() -> None:
+def test_rest_for_one() -> None:
     log = Log()
     sup = Supervisor.start(
         [ChildSpec(Worker, (name, log), id=name) for name in "1234"], strategy="rest_for_one"
@@ -620,7 +620,7 @@ def test_case_23_rest_for_one() -> None:
     sup.stop()
 
 
-def test_case_24_who_stops_itself() -> None:
+def test_an_actor_that_stops_itself() -> None:
     sup = Supervisor.start(
         [
             ChildSpec(Worker, id="transient", restart="transient"),
@@ -649,7 +649,7 @@ def test_case_24_who_stops_itself() -> None:
 
 
 @pytest.mark.parametrize("block", [True, False])
-def test_case_25_stop_all_against_a_tree(block: bool) -> None:
+def test_stop_all_against_a_tree(block: bool) -> None:
     begun = time.monotonic()
     for round_ in range(60 if block else 20):
         log = Log()
@@ -673,7 +673,7 @@ def test_case_25_stop_all_against_a_tree(block: bool) -> None:
         assert time.monotonic() - begun < 40, "under 3 s on an idle machine"
 
 
-def test_case_26_a_supervisor_below_the_root_crashes() -> None:
+def test_a_supervisor_below_the_root_crashes() -> None:
     log = Log()
     root = Supervisor.start(
         [
@@ -722,7 +722,7 @@ def _supervisors_can_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervisor, "on_receive", on_receive)
 
 
-def test_case_27_a_child_asks_the_supervisor_that_waits_for_it() -> None:
+def test_a_child_asks_the_supervisor_that_waits_for_it() -> None:
     answers: list[Any] = []
 
     class AsksAtTheEnd(SupervisedActor):
@@ -743,7 +743,7 @@ def test_case_27_a_child_asks_the_supervisor_that_waits_for_it() -> None:
     eventually(lambda: leaked_threads() == [])
 
 
-def test_case_28_a_plain_actor_is_monitored() -> None:
+def test_a_plain_actor_is_monitored() -> None:
     stopped, crashed, zombie = (PlainWorker.start() for _ in range(3))
     with Probe() as probe:
         for ref in (stopped, crashed, zombie):
@@ -772,7 +772,7 @@ def test_case_28_a_plain_actor_is_monitored() -> None:
     pykka.ActorRegistry.unregister(zombie)
 
 
-def test_case_29_the_dead_and_the_demonitored() -> None:
+def test_the_dead_and_the_demonitored() -> None:
     dead = Worker.start()
     dead.stop()
     plain_dead = PlainWorker.start()
@@ -794,7 +794,7 @@ def test_case_29_the_dead_and_the_demonitored() -> None:
         probe.expect_nothing(0.6)
 
 
-def test_case_30_the_new_on_start_begins_after_the_old_on_stop() -> None:
+def test_the_new_on_start_begins_after_the_old_on_stop() -> None:
     port: list[int] = []
 
     class Binds(SupervisedActor):
@@ -823,7 +823,7 @@ def test_case_30_the_new_on_start_begins_after_the_old_on_stop() -> None:
     sup.stop()
 
 
-def test_case_31_one_of_a_hundred_crashes_in_a_loop() -> None:
+def test_one_of_a_hundred_crashes_in_a_loop() -> None:
     sup = DynamicSupervisor.start(max_restarts=3, max_seconds=60)
     refs = [sup.start_child(Worker) for _ in range(100)]
     before = [ref.ask(instance) for ref in refs]
