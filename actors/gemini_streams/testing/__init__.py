@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gemini_streams.testing.histories import Violation, check_history
+from gemini_streams.testing.interaction_options import Interaction
 from gemini_streams.testing.local_gemini import LocalGemini
 from gemini_streams.testing.records import Gate, RequestRecord
 from gemini_streams.testing.replies import (
@@ -22,6 +23,7 @@ __all__ = [
     "Body",
     "Failure",
     "Gate",
+    "Interaction",
     "LocalGemini",
     "LongAnswer",
     "Raw",

@@ -11,15 +11,22 @@ The rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import select
 import socket
 import struct
+import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Literal, Protocol, cast
 
 from gemini_streams.testing import generate
+from gemini_streams.testing.interaction_calls import Call, call_of
+from gemini_streams.testing.interaction_options import Interaction
+from gemini_streams.testing.interactions import Interactions, Told, plan_of_interaction, worded
+from gemini_streams.testing.keys import wrong_key
 from gemini_streams.testing.masks import Masks
 from gemini_streams.testing.plans import PIECE, Plan, compressed, frame, head, plan_of
 from gemini_streams.testing.records import Book, Gate, RequestRecord, resolve
@@ -46,6 +53,7 @@ class Settings(Protocol):
 
     keys: tuple[str, ...] | None
     pace: float
+    interaction: Interaction
 
 
 class Connection(asyncio.Protocol):
@@ -54,8 +62,11 @@ class Connection(asyncio.Protocol):
     The socket is read all the time, so that a client's leaving is seen in every phase; it ends the task.
     """
 
-    def __init__(self, book: Book, script: Script, settings: Settings, number: int) -> None:
+    def __init__(
+        self, book: Book, script: Script, interactions: Interactions, settings: Settings, number: int
+    ) -> None:
         self._book = book
+        self._interactions = interactions
         self._script = script
         self._settings = settings
         self._number = number
@@ -167,7 +178,11 @@ class Connection(asyncio.Protocol):
         size = int(headers.get("content-length", "0"))
         stall: StallUpload | None = None
         while len(self._received) < size:
-            if stall is None and record.model and 0 < len(self._received) <= _STALL_LOOK:
+            if (
+                stall is None
+                and record.action in ("generate", "create")
+                and 0 < len(self._received) <= _STALL_LOOK
+            ):
                 chosen = self._script.choose_stall(record, bytes(self._received))
                 if chosen is not None:
                     stall, gate = chosen
@@ -250,20 +265,48 @@ class Connection(asyncio.Protocol):
         key = headers.get("x-goog-api-key")
         target = re.sub(r"^https?://[^/]*", "", target)  # as a proxy would be asked
         masks = Masks(target, headers, self._settings.keys or ())
-        record = RequestRecord(self._book.changed, self._number, masks.path, masks.headers)
+        record = RequestRecord(self._book.changed, self._number, masks.path, masks.headers, method)
         self._written = 0
-        refusal = generate.refusal(method, target, record, key, self._settings.keys)
+        call = call_of(method, target)
+        if call is None:
+            refusal = generate.refusal(method, target, record, key, self._settings.keys)
+        else:
+            record.action, record.interaction_id = call.action, call.interaction_id
+            record.last_event_id = call.last_event_id
+            refusal = wrong_key(record, key, self._settings.keys)
         body, stall = await self._body(record, headers)
-        if refusal is None:
+        if refusal is None and call is None:
             refusal = generate.decode(record, body, masks)
+        elif refusal is None and record.action == "create":
+            refusal = self._interactions.decode(record, body, masks)
         self._record = record
         self._book.arrived(record)
         keep = headers.get("connection", "").lower() != "close" and version == "HTTP/1.1"
+        answer, gate = await self._chosen(record, call, refusal, stall)
+        if call is not None and isinstance(answer, Failure):
+            answer = worded(answer, self._settings.interaction)
+        match answer:
+            case Raw():
+                kept = await self._raw(answer)
+            case Told():
+                kept = await self._interact(answer, record, gate, keep=keep)
+            case _:
+                plan = plan_of(answer, record, self._settings.pace)
+                kept = await self._answer(plan, record, gate, keep=keep)
+        self._record = None
+        return kept
+
+    async def _chosen(
+        self, record: RequestRecord, call: Call | None, refusal: Failure | None, stall: StallUpload | None
+    ) -> tuple[Reply | Failure | Body | Raw | Told, Gate | None]:
+        """Return the answer that this request gets, and the gate where it may wait."""
+        if refusal is not None:
+            return refusal, None
+        if call is not None and call.action != "create":
+            return self._interactions.answer(call), None
         gate: Gate | None = None
         source: AnswerSource
-        if refusal is not None:
-            source = refusal
-        elif stall is not None:
+        if stall is not None:
             source = stall.then
         else:
             source, gate = self._script.choose(record)
@@ -274,20 +317,13 @@ class Connection(asyncio.Protocol):
             answer = answer.then
         if isinstance(answer, LongAnswer):
             answer = answer.reply_to(record)
-        kept = await (
-            self._raw(answer) if isinstance(answer, Raw) else self._answer(answer, record, gate, keep=keep)
-        )
-        self._record = None
-        return kept
+        if call is None or not isinstance(answer, Reply):
+            return answer, gate
+        options = answer.interaction or self._settings.interaction
+        return await self._interactions.begin(answer, options, record, gate, self._settings.pace), gate
 
-    async def _answer(
-        self, answer: Reply | Failure | Body, record: RequestRecord, gate: Gate | None, *, keep: bool
-    ) -> bool:
-        plan = plan_of(answer, record, self._settings.pace)
-        if plan.hold_before_headers and gate is not None:
-            await gate.pass_through()
-        if plan.headers_delay:
-            await asyncio.sleep(plan.headers_delay)
+    async def _answer(self, plan: Plan, record: RequestRecord, gate: Gate | None, *, keep: bool) -> bool:
+        await self._before_headers(plan, gate)
         pieces = compressed(plan.pieces) if plan.gzip else plan.pieces
         if plan.framing == "length":
             pieces = list(pieces)
@@ -310,6 +346,48 @@ class Connection(asyncio.Protocol):
             if plan.hold_after == number + 1 and gate is not None:
                 await gate.pass_through()
         return await self._finish(plan, record, keep=keep)
+
+    async def _before_headers(self, plan: Plan, gate: Gate | None) -> None:
+        if plan.hold_before_headers and gate is not None:
+            await gate.pass_through()
+        if plan.headers_delay:
+            await asyncio.sleep(plan.headers_delay)
+
+    async def _interact(self, told: Told, record: RequestRecord, gate: Gate | None, *, keep: bool) -> bool:
+        """Answer a request of the Interactions API."""
+        own = told.run is not None and record.action == "create"
+        if own and told.run is not None and told.run.options.post_lost:
+            self._break("reset")
+            record.end("reset")
+            return False
+        plan = plan_of_interaction(told, own=own)
+        if isinstance(told.what, bytes):
+            return await self._answer(plan, record, gate, keep=keep)
+        packer = zlib.compressobj(wbits=31) if plan.gzip else None
+
+        async def send(data: bytes) -> None:
+            if packer is not None:
+                data = packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+            await self._send(frame(plan, data), plan.segment)
+
+        try:
+            await self._before_headers(plan, gate)
+            record.status = plan.status
+            await self._send(head(plan, (), keep=keep), plan.segment)
+            async with contextlib.aclosing(told.what.pieces()) as pieces:
+                async for piece in pieces:
+                    await send(piece.data)
+                    record.events_sent += 1
+                    if piece.usage is not None:
+                        record.usage = piece.usage
+            if told.what.half:
+                await send(told.what.half)
+            if packer is not None and told.what.end == "clean":
+                await self._send(frame(plan, packer.flush(zlib.Z_FINISH)), plan.segment)
+            return await self._finish(replace(plan, end=told.what.end), record, keep=keep)
+        finally:
+            if own and told.run is not None:
+                told.run.left_by_reader()
 
     async def _finish(self, plan: Plan, record: RequestRecord, *, keep: bool) -> bool:
         match plan.end:

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from gemini_streams.testing.keys import wrong_key
 from gemini_streams.testing.masks import Masks
 from gemini_streams.testing.records import RequestRecord
 from gemini_streams.testing.replies import Failure
@@ -21,26 +22,11 @@ def refusal(
     known = re.fullmatch(r"/v1(?:alpha|beta)?/(models|tunedModels)/([^/:]+):streamGenerateContent", path)
     if known is None or method != "POST":
         return Failure(404, f"LocalGemini knows no {method} {path}.")
+    record.action = "generate"
     record.model = known[2] if known[1] == "models" else f"tunedModels/{known[2]}"
     if "alt=sse" not in query.split("&"):
         return Failure(400, "LocalGemini streams with alt=sse only.")
-    if not key:
-        return Failure(
-            403,
-            "Method doesn't allow unregistered callers (callers without established identity). Please"
-            " use API Key or other form of API consumer identity to call this API.",
-        )
-    if keys is not None:
-        if key not in keys:
-            reason = {
-                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                "reason": "API_KEY_INVALID",
-                "domain": "googleapis.com",
-                "metadata": {"service": "generativelanguage.googleapis.com"},
-            }
-            return Failure(400, "API key not valid. Please pass a valid API key.", details=[reason])
-        record.key_number = keys.index(key)
-    return None
+    return wrong_key(record, key, keys)
 
 
 def decode(record: RequestRecord, body: bytes, masks: Masks) -> Failure | None:

@@ -1,10 +1,13 @@
 """LocalGemini: a Gemini on loopback, a real HTTP/1.1 server that tests, demos and examples run on.
 
+It speaks streamGenerateContent and the Interactions API; the same scripts answer both.
+
 One thread of its own runs everything on an event loop, one task a connection, so that thousands of connections cost
 little. Methods may be called from any thread. `close()` leaves no thread, no socket and no file.
 
 Where what stands: the rules by which a request gets its answer in `script`, the answers in `replies`, their bytes in
-`plans`, the API's own words in `generate`, one connection in `connection`, what a test can see in `records`.
+`plans`, the words of streamGenerateContent in `generate`, those of the Interactions API in the modules named
+`interaction…`, one connection in `connection`, what a test can see in `records`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from gemini_streams.api.endpoint import Gemini
 from gemini_streams.testing.authority import make_authority, remove_authority
 from gemini_streams.testing.connection import Connection
 from gemini_streams.testing.dead_ends import DeadEnds
+from gemini_streams.testing.interaction_options import Interaction
+from gemini_streams.testing.interactions import Interactions
 from gemini_streams.testing.records import Book, Gate, RequestRecord, await_
 from gemini_streams.testing.replies import AnswerSource
 from gemini_streams.testing.script import Pattern, Script
@@ -33,6 +38,7 @@ class LocalGemini:
 
     `tls=True`: over HTTPS, with a certificate authority made for the occasion (needs the extra `tls`).
     `keys`: the API keys it takes; `None`: any. `pace`: seconds between two events where a reply names none.
+    `interaction`: how its interactions behave where a reply does not say (`Interaction`).
     `sndbuf`, `rcvbuf`: the sockets' buffers in bytes, for tests of back-pressure. `port=0`: a free one.
     """
 
@@ -42,11 +48,13 @@ class LocalGemini:
         tls: bool = False,
         keys: Collection[str] | None = ("local-key",),
         pace: float = 0.0,
+        interaction: Interaction | None = None,
         sndbuf: int | None = None,
         rcvbuf: int | None = None,
         port: int = 0,
     ) -> None:
         self.pace = pace
+        self.interaction = interaction or Interaction()
         self.keys = tuple(keys) if keys is not None else None
         self.ca_file: str | None = None
         """With TLS: the file of the authority to trust, until `close()`."""
@@ -55,6 +63,7 @@ class LocalGemini:
         self._port = port
         self._book = Book()
         self._script = Script(self._book.changed)
+        self._interactions = Interactions(self._book)
         self._dead_ends = DeadEnds()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -238,6 +247,7 @@ class LocalGemini:
             connection.drop()
         exchanges = [connection.task for connection in self._book.connections if connection.task is not None]
         await asyncio.gather(*handshakes, *exchanges, return_exceptions=True)
+        await self._interactions.close()
         listener.close()
         for _ in range(100):  # transports close their sockets a turn of the loop later
             if not self._book.connections:
@@ -291,7 +301,9 @@ class LocalGemini:
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(
-                lambda: Connection(self._book, self._script, self, number), accepted, ssl=context
+                lambda: Connection(self._book, self._script, self._interactions, self, number),
+                accepted,
+                ssl=context,
             )
         except OSError:
             accepted.close()

@@ -31,7 +31,7 @@ from gemini_streams.testing.replies import (
     words,
 )
 
-__all__ = ["PIECE", "Piece", "Plan", "compressed", "frame", "head", "plan_of"]
+__all__ = ["PIECE", "Piece", "Plan", "compressed", "frame", "generated", "head", "plan_of"]
 
 PIECE = 16 * 1024
 """Bytes handed to the socket at once: how fine `bytes_sent` is."""
@@ -96,7 +96,7 @@ def _plan_of_reply(reply: Reply, record: RequestRecord, pace: float) -> Plan:
 def _pieces(reply: Reply, record: RequestRecord) -> Iterator[Piece]:
     blank = (reply.newline * 2).encode()
     limit = reply.error_after[0] if reply.error_after is not None else None
-    for index, event in enumerate(_events(reply, record)):
+    for index, event in enumerate(generated(reply, record)):
         if index == limit:
             break
         usage = event.get("usageMetadata")
@@ -112,11 +112,12 @@ def _pieces(reply: Reply, record: RequestRecord) -> Iterator[Piece]:
             yield Piece(b"data: " + encoded + blank)
 
 
-def _events(reply: Reply, record: RequestRecord) -> Iterator[Event]:
+def generated(reply: Reply, record: RequestRecord) -> Iterator[Event]:
+    """Yield the reply's events in the words of generateContent."""
     if reply.events is not None:
         yield from reply.events
         return
-    chunks = iter(words(reply.text) if isinstance(reply.text, str) else reply.text)
+    chunks = _chunks(reply)
     index, chunk = 0, next(chunks, None)
     if chunk is None and reply.finish_reason is not None:
         chunk = ""  # the answer is empty, its end is not
@@ -125,12 +126,28 @@ def _events(reply: Reply, record: RequestRecord) -> Iterator[Event]:
         if isinstance(chunk, dict):
             yield chunk
         else:
-            yield _event(reply, record, index, chunk, last=following is None)
+            part = {"text": chunk} if isinstance(chunk, str) else chunk.part
+            yield _event(reply, record, index, part, last=following is None)
         index, chunk = index + 1, following
 
 
-def _event(reply: Reply, record: RequestRecord, index: int, chunk: str, *, last: bool) -> Event:
-    candidate: Event = {"content": {"parts": [{"text": chunk}], "role": "model"}}
+class _Part(NamedTuple):
+    """A part that is no answer text."""
+
+    part: Event
+
+
+def _chunks(reply: Reply) -> Iterator[str | Event | _Part]:
+    thoughts = words(reply.thoughts) if isinstance(reply.thoughts, str) else reply.thoughts
+    for thought in thoughts:
+        yield _Part({"text": thought, "thought": True})
+    yield from words(reply.text) if isinstance(reply.text, str) else reply.text
+    for call in reply.function_calls:
+        yield _Part({"functionCall": dict(call)})
+
+
+def _event(reply: Reply, record: RequestRecord, index: int, part: Event, *, last: bool) -> Event:
+    candidate: Event = {"content": {"parts": [part], "role": "model"}}
     if last and reply.finish_reason is not None:
         candidate["finishReason"] = reply.finish_reason
     if index in reply.tokens:

@@ -17,7 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, cast
 
-__all__ = ["Book", "Droppable", "Gate", "RequestRecord", "await_", "resolve"]
+__all__ = ["Action", "Book", "Droppable", "Gate", "RequestRecord", "await_", "resolve"]
+
+Action = Literal["generate", "create", "get", "stream", "cancel", "delete"]
 
 
 class RequestRecord:
@@ -28,13 +30,27 @@ class RequestRecord:
     """
 
     def __init__(
-        self, changed: threading.Condition, connection: int, path: str, headers: dict[str, str]
+        self,
+        changed: threading.Condition,
+        connection: int,
+        path: str,
+        headers: dict[str, str],
+        method: str = "POST",
     ) -> None:
         self._changed = changed
         self.number = 0
         """Counted from 1 over the server's life."""
         self.connection = connection
         """The connection's number, from 1; requests of one number came over the same connection."""
+        self.method = method
+        """The HTTP method."""
+        self.action: Action | None = None
+        """What it asks for; `None`: an address that the server does not know. `"create"` and its like are those of the
+        Interactions API, `"stream"` a GET with `stream=true`."""
+        self.interaction_id: str | None = None
+        """The interaction that a request names, or that a POST has made; `None` where it is not stored."""
+        self.last_event_id: str | None = None
+        """Behind which event a GET asks for the stream."""
         self.path = path
         """With its query. Keys are masked here, in the headers and in the body, wherever they stand."""
         self.headers = headers
@@ -42,11 +58,12 @@ class RequestRecord:
         self.key_number: int | None = None
         """Which of the server's `keys` came with it."""
         self.model = ""
-        """The model's name; with `tunedModels/` in front where it is one."""
+        """The model's name, with `tunedModels/` in front where it is one; an interaction's agent where it has one."""
         self.body: Any = None
         """The decoded JSON."""
         self.text = ""
-        """The text parts of `contents`, joined by line ends: what patterns are matched against."""
+        """The text parts of `contents`, joined by line ends: what patterns are matched against. Of an interaction: its
+        `input`'s texts and function results; of one that only goes on with a token, the text of the one before."""
         self.pattern: str | Callable[[RequestRecord], bool] | None = None
         """The pattern that matched."""
         self.nth = 0
@@ -65,7 +82,7 @@ class RequestRecord:
         self.bytes_sent = 0
         """Bytes of the response, its head included, that the socket took; as fine as 16 KiB (TLS: 80 KiB)."""
         self.usage: dict[str, Any] | None = None
-        """The last `usageMetadata` that was sent."""
+        """The last `usageMetadata` or `usage` that was sent."""
 
     @property
     def client_closed(self) -> bool:

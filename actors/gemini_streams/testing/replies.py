@@ -20,6 +20,7 @@ from http import HTTPStatus
 from itertools import count
 from typing import Any, Literal
 
+from gemini_streams.testing.interaction_options import Interaction
 from gemini_streams.testing.records import RequestRecord
 
 __all__ = [
@@ -111,10 +112,16 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     segment: int | None = None
     """Write the socket this many bytes at a time, whatever the framing."""
+    thoughts: str | Iterable[str] = ""
+    """Thought summaries in front of the text: one event a word, or a chunk."""
+    function_calls: Sequence[Mapping[str, Any]] = ()
+    """Behind the text, one event each: `{"name": …, "args": {…}}`, with an `"id"` where a test names it."""
+    interaction: Interaction | None = None
+    """How it behaves as an interaction, and what goes wrong with it; `None`: the server's own `interaction`."""
 
     def __post_init__(self) -> None:
         """Keep what a generator yields, for the requests behind the first one."""
-        for name in ("text", "events"):
+        for name in ("text", "events", "thoughts"):
             given = getattr(self, name)
             if isinstance(given, Iterator):
                 object.__setattr__(self, name, _Repeatable(given))
@@ -287,7 +294,8 @@ class LongAnswer:
             return Reply()
         bounds = sorted({round(total * hop / self.hops) for hop in range(1, self.hops + 1)} - {0})
         start, hop = 0, -1
-        token = record.body.get("continuationToken") if isinstance(record.body, dict) else None
+        body = record.body if isinstance(record.body, dict) else {}
+        token = body.get("continuationToken", body.get("continuation_token"))
         if token is not None:
             known = _read_token(token)
             if known is None or known[0] > total:
