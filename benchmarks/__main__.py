@@ -109,6 +109,9 @@ def main() -> int:
         "--only", metavar="ROW", action="append", choices=[r.name for r in ROWS], help="these rows"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, a few minutes")
+    parser.add_argument(
+        "--no-repeat", action="store_true", help="keep rounds in which others had the cores, too"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there")
     parser.add_argument("--plots", metavar="DIR", type=Path, help="measure for the plots and draw them there")
     parser.add_argument("--limits", action="store_true", help="try as many streams as this machine carries")
@@ -121,7 +124,9 @@ def main() -> int:
     if options.limits:
         from benchmarks.limits import explore
 
-        explore()
+        found = explore()
+        if options.json is not None:
+            write(options.json, {"machine": facts, "limits": found})
         return 0
     with certified() as certificate:
         if options.plots is not None:
@@ -133,6 +138,12 @@ def main() -> int:
             return report(options, facts, server)
 
 
+def write(file: Path, figures: dict[str, Any]) -> None:
+    """Keep figures; `benchmarks.page` reads them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
+
+
 def report(options: argparse.Namespace, facts: dict[str, Any], server: Server) -> int:
     """Measure the rows and tell what came out."""
     notes: list[str] = []
@@ -140,34 +151,34 @@ def report(options: argparse.Namespace, facts: dict[str, Any], server: Server) -
     if options.quick and options.only is None:
         notes += [f"{row.name}: left out by --quick" for row in chosen if not row.quick_rounds]
         chosen = [row for row in chosen if row.quick_rounds]
-    measured = {row.name: measure(row, server, quick=options.quick, notes=notes) for row in chosen}
+    repeat = not (options.quick or options.no_repeat)
+    measured = {row.name: measure(row, server, notes, quick=options.quick, repeat=repeat) for row in chosen}
     print("\n\nmedian, least, most\n")
     for row in chosen:
         print("\n".join(table(row, measured[row.name])), end="\n\n")
-    judged: list[Judgement] = []
+    judged: list[tuple[str, Judgement]] = []
     for row in chosen:
         try:
-            judged += row.judge(measured[row.name])
+            judged += [(row.name, judgement) for judgement in row.judge(measured[row.name])]
         except (ZeroDivisionError, IndexError, KeyError, ValueError) as why:
             notes.append(f"{row.name}: cannot be judged: {why!r}")
-    unknown = [j for j in judged if str(math.nan) in j.measured]
-    notes += [f"{j.what}: not judged, a program of it did not run" for j in unknown]
-    judged = [j for j in judged if j not in unknown]
+    unknown = [each for each in judged if str(math.nan) in each[1].measured]
+    notes += [f"{j.what}: not judged, a program of it did not run" for _, j in unknown]
+    judged = [each for each in judged if each not in unknown]
     if judged:
-        print("\n".join(judgements(judged)))
+        print("\n".join(judgements([j for _, j in judged])))
     if notes:
         print("\nnotes:\n" + "\n".join(f"  {note}" for note in dict.fromkeys(notes)))
     if options.json is not None:
-        written = {
+        written: dict[str, Any] = {
             "machine": facts,
             "quick": options.quick,
             "rows": measured,
-            "judgements": [j._asdict() for j in judged],
+            "judgements": [{"row": row, **j._asdict()} for row, j in judged],
             "notes": notes,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(written)))
-    return 0 if all(j.reached for j in judged) else 1
+        write(options.json, written)
+    return 0 if all(j.reached for _, j in judged) else 1
 
 
 if __name__ == "__main__":

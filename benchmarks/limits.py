@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.kit import Work
 from benchmarks.running import Failed, run
 from benchmarks.server import serving
@@ -27,8 +29,9 @@ COLUMNS = (
 )
 
 
-def explore() -> None:
-    """Try, and print what came of it."""
+def explore() -> list[dict[str, Any]]:
+    """Try, and print what came of it; returns the figures of what came up."""
+    found: list[dict[str, Any]] = []
     for shared in (10, 0):
         whose = f"{shared} shared actors" if shared else "an actor each"
         print(f"\nan event a second each, {whose}:\n")
@@ -46,6 +49,7 @@ def explore() -> None:
             except Failed as why:
                 print(f"{streams:>8,} {why}", flush=True)
                 continue
+            found.append({"streams": streams, "whose": whose, "values": values})
             cells = [
                 f"{values.get(key, float('nan')):>{int(width)},.{round(width % 1 * 10)}f}"
                 for key, _, width in COLUMNS
@@ -63,3 +67,4 @@ def explore() -> None:
         print(f"\n{kind}: {figures.values['told']:,.0f} of {figures.values['of']:,.0f} have their last word")
         for note in figures.notes:
             print(f"  {note}")
+    return found

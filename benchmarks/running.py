@@ -79,8 +79,15 @@ def _server(row: Row, shared: Server) -> Iterator[Server]:
         yield server
 
 
-def measure(row: Row, shared: Server, *, quick: bool, notes: list[str]) -> Results:
-    """Let a row's programs take turns."""
+def measure(
+    row: Row,
+    shared: Server,
+    notes: list[str],
+    *,
+    quick: bool,
+    repeat: bool,
+) -> Results:
+    """Let a row's programs take turns. `repeat`: a round in which others had the cores is made again."""
     print(f"\n== {row.name}: {row.title}", flush=True)
     results: Results = {}
     peers: list[Peer] = []
@@ -99,7 +106,7 @@ def measure(row: Row, shared: Server, *, quick: bool, notes: list[str]) -> Resul
             if number >= (peer.rounds or rounds):
                 continue
             said = f"   round {number + 1}/{rounds} {peer.label:<28}"
-            figures = _once(row, peer, shared, said, quick=quick, notes=notes)
+            figures = _once(row, peer, shared, said, repeat=repeat, notes=notes)
             if figures is not None:
                 results.setdefault(peer.label, []).append(figures)
                 notes += [f"{row.name}, {peer.label}: {note}" for note in figures.notes[:3]]
@@ -107,10 +114,10 @@ def measure(row: Row, shared: Server, *, quick: bool, notes: list[str]) -> Resul
 
 
 def _once(
-    row: Row, peer: Peer, shared: Server, said: str, *, quick: bool, notes: list[str]
+    row: Row, peer: Peer, shared: Server, said: str, *, repeat: bool, notes: list[str]
 ) -> Figures | None:
     """Run one program; again where others had the cores."""
-    for left in range(0 if quick else REPEATS, -1, -1):
+    for left in range(REPEATS if repeat else 0, -1, -1):
         began = time.monotonic()
         with _server(row, shared) as server:
             work = server.work(peer.work)
