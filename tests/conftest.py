@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -17,6 +18,10 @@ from pykka_supervisor.testing import Probe, TestClock, flush_logs
 
 if TYPE_CHECKING:
     from gemini_streams import Gemini
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every program they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 settings.register_profile("crowded", deadline=None)  # how long one example takes is the machine's business
