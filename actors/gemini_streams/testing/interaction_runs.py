@@ -87,6 +87,11 @@ class Run:
         """Its status now."""
         return self._status
 
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """What it has cost, once it is over."""
+        return self._usage
+
     def resource(
         self, *, steps: bool = True, with_input: bool = False, given: bool = False
     ) -> dict[str, Any]:
@@ -245,7 +250,7 @@ class View:
             case "cut":
                 if options.cut_by == "array":
                     error = error_of(Failure(503, "The service is currently unavailable."), options)
-                    yield Piece(_lines([{"error": error}], reply.newline))
+                    yield Piece(_lines({"error": error}, reply.newline, array=True))
                 else:
                     self.end = options.cut_by
             case "silent":
@@ -327,8 +332,11 @@ def _user_input(given: Any) -> Event:
     return {"type": "user_input", "content": content if isinstance(content, list) else [content]}
 
 
-def _lines(value: Any, newline: str) -> bytes:
+def _lines(value: Event, newline: str, *, array: bool = False) -> bytes:
+    """Return bare JSON over several lines; `array`: as the one element of an array, as Google writes it."""
     shown = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    if array:
+        shown = b"[%b\n]" % shown
     return shown.replace(b"\n", newline.encode()) + (newline * 2).encode()
 
 

@@ -175,7 +175,7 @@ def plan_of_interaction(told: Told, *, own: bool) -> Plan:
     if isinstance(told.what, bytes):
         broken = own and reply.end != "clean" and told.run is not None and not told.run.background
         return Plan(
-            pieces=[Piece(told.what)],
+            pieces=[Piece(told.what, told.run.usage if told.run is not None and own else None)],
             headers={"Content-Type": JSON, **reply.headers},
             framing="length",
             headers_delay=reply.headers_delay,
