@@ -10,10 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests.adapters
-import urllib3
 import urllib3.connection
 
 import gemini_streams
@@ -148,23 +148,13 @@ HOOKS: dict[str, str] = {
     "urllib3.connection:HTTPConnection.connect": "after it the socket's time-out is taken off",
     "urllib3.connection:HTTPSConnection.connect": "wraps the socket",
     "urllib3.connection:HTTPConnection._tunnel": "asks a proxy for a connection",
-    "urllib3.connection:HTTPConnection.request": "sends a request",
-    "urllib3.connection:HTTPConnection.getresponse": "reads an answer's head",
-    "urllib3.connection:HTTPConnection.default_port": "tells whether the Host header names a port",
-    "urllib3:HTTPConnectionPool._get_conn": "asks for an idle connection",
-    "urllib3:HTTPConnectionPool._new_conn": "makes a connection where there is no idle one",
-    "urllib3:HTTPConnectionPool._put_conn": "takes back what is to be closed",
-    "urllib3:HTTPConnectionPool.urlopen": "asks an answer for its status, headers and version_string",
+    "urllib3.connection:HTTPSConnection.set_tunnel": "takes the proxy's headers and its scheme",
+    "urllib3.connection:port_by_scheme": "tells whether the Host header names a port",
     "urllib3.util.ssltransport:SSLTransport.recv": "reads TLS inside of TLS",
-    "urllib3:HTTPConnectionPool.ConnectionCls": "our connections are made by the pool",
-    "urllib3:HTTPSConnectionPool.ConnectionCls": "our connections are made by the pool",
-    "urllib3:PoolManager.pool_classes_by_scheme": "our pools are made by the pool manager",
-    "requests.adapters:HTTPAdapter.init_poolmanager": "where our pools are put in",
-    "requests.adapters:HTTPAdapter.proxy_manager_for": "where our pools are put in for proxies",
-    "requests.adapters:HTTPAdapter.get_connection_with_tls_context": "finds a route's pool once",
-    "requests.adapters:HTTPAdapter.cert_verify": "sets a pool's certificates once",
-    "requests.adapters:HTTPAdapter.request_url": "finds a route's path once",
-    "requests.adapters:HTTPAdapter.build_response": "gives the answer without requests' own cost",
+    "requests.adapters:HTTPAdapter.proxy_manager_for": "refuses proxies that it does not know",
+    "requests.adapters:HTTPAdapter.get_connection_with_tls_context": "finds a route's way",
+    "requests.adapters:HTTPAdapter.cert_verify": "checks that a route's certificates are there",
+    "requests.adapters:HTTPAdapter.request_url": "finds a route's path",
 }
 
 
@@ -172,16 +162,33 @@ HOOKS: dict[str, str] = {
 def test_what_connection_builds_on_is_where_it_was(hook: str) -> None:
     module, _, dotted = hook.partition(":")
     found: object = importlib.import_module(module)
-    if dotted == "PoolManager.pool_classes_by_scheme":
-        found, dotted = urllib3.PoolManager(), "pool_classes_by_scheme"
     for part in dotted.split("."):
         assert hasattr(found, part), f"{hook} has moved: it {HOOKS[hook]}"
         found = getattr(found, part)
 
 
+def test_what_a_route_reads_of_requests_is_where_it_was() -> None:
+    adapter = requests.adapters.HTTPAdapter()
+    request = requests.Request("POST", "https://server.example/x").prepare()
+    for proxies in ({}, {"https": "https://proxy.example"}):
+        pool: Any = adapter.get_connection_with_tls_context(request, verify=True, proxies=proxies)
+        for name in ("scheme", "host", "port", "proxy", "proxy_headers", "proxy_config"):
+            assert hasattr(pool, name), f"urllib3's HTTPConnectionPool.{name} has moved"
+    assert (pool.host, pool.port, pool.proxy.host) == ("server.example", 443, "proxy.example")
+
+
 def test_the_connections_own_attributes_are_where_they_were() -> None:
     connection = urllib3.connection.HTTPConnection("localhost")
-    for name in ("sock", "timeout", "host", "port", "_tunnel_host", "_tunnel_port", "_tunnel_headers"):
+    for name in (
+        "sock",
+        "timeout",
+        "host",
+        "port",
+        "_tunnel_host",
+        "_tunnel_port",
+        "_tunnel_headers",
+        "_tunnel_scheme",
+    ):
         assert hasattr(connection, name), f"urllib3's HTTPConnection.{name} has moved"
     near, far = socket.socketpair()
     with (
@@ -191,7 +198,6 @@ def test_the_connections_own_attributes_are_where_they_were() -> None:
         ) as wrapped,
     ):
         assert hasattr(wrapped, "suppress_ragged_eofs"), "SSLSocket.suppress_ragged_eofs has moved"
-    assert requests.adapters.HTTPAdapter().poolmanager is not None
 
 
 # -- the order of the modules ----------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ def test_a_stream_goes_through_a_proxy(
         start = b"CONNECT %b HTTP/1.1\r\n" if to_server == "https" else b"POST http://%b/v1beta/"
         assert proxy.heads[0].startswith(start % where)
         assert b"\r\nHost: %b\r\n" % where in proxy.heads[0]
+        assert {record.headers["host"] for record in gemini.requests} == {where.decode()}
         running.stop(timeout=20)
 
 

@@ -7,52 +7,44 @@ The rules:
   socket has no time-out.
 - The exchange that the connection is made for is shown the socket as soon as there is one, so that it can be
   interrupted in every step.
-- Heads are made and read by `http1`. The body is read by the exchange, from the socket.
-- Whether the server can have seen a request that failed is noted (`Current.unseen`): one that it has seen may have been
-  billed.
+- Heads are read by `http1`. The body is read by the exchange, from the socket.
+- A server may answer before it has read the whole request, and close the connection. So a request that it did not take
+  is no failure yet: its answer may have come.
+- Whether the server can have seen a request that failed is noted (`unseen`): one that it has seen may have been billed.
+  Of a reset the system takes no acknowledgement, and an earlier one can have been put off for some 40 ms: a server that
+  has read the request, and died of it, looks like one that has not.
 
-The classes are urllib3's, with our steps in the place of its own. The thread that sends a request says in `current` for
-which exchange and route it does.
+The classes are urllib3's. It connects, to several addresses where a name has them, to a proxy and through it, and
+verifies. What is sent and read then is ours.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Iterable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import urllib3.connection
 
-from gemini_streams.api.endpoint import Target
+from gemini_streams.api.body import Body
 from gemini_streams.errors import ConnectionLostError, InvalidRequestError
 from gemini_streams.http.http1 import Head, HeadError, HeadReader, request_head
-from gemini_streams.http.idle import IdleConnections
-from gemini_streams.http.trust import Certificate, Trust
 from pykka_supervisor import SYSTEM_CLOCK
 
-__all__ = ["SMALLEST_READ", "Answer", "Connection", "Route", "TLSConnection", "User", "current"]
+__all__ = ["SMALLEST_READ", "Answer", "Connection", "ProxyRefusedError", "TLSConnection", "User"]
 
 SMALLEST_READ = 2048
 """Bytes; a waiting stream holds no more than that for what may come."""
 _SMALL_BODY = 65536
 """Smaller ones are sent along with the head, in one system call."""
-
+_NOT_TAKEN = (errno.EPIPE, errno.ECONNRESET, errno.EPROTOTYPE)
+"""The other end has closed the connection; the last is macOS's word for the first."""
 _STEPS_TO_A_PROXY = 3
 """Behind the connect, where TLS is spoken to the proxy and through it: a handshake, CONNECT, a handshake."""
-
-
-class Route(Protocol):
-    """Where a request goes, as far as its connection is concerned."""
-
-    target: Target
-    trust: Trust
-    verify: bool | str
-    cert: Certificate
 
 
 class User(Protocol):
@@ -73,18 +65,8 @@ class User(Protocol):
         """Take note of the answer's head and of the bytes that came along behind it."""
 
 
-class Current(threading.local):
-    """The request that this thread sends."""
-
-    exchange: User | None = None
-    route: Any = None
-    idle: IdleConnections | None = None
-    """Where to take a connection from; `None`: a new one is wanted."""
-    unseen = False
-    """The request failed, and the server cannot have seen it."""
-
-
-current = Current()
+class ProxyRefusedError(OSError):
+    """The proxy has not connected us to the server."""
 
 
 class _Ours:
@@ -93,25 +75,26 @@ class _Ours:
     A mixin in front of urllib3's connection classes, which connect.
     """
 
+    unseen = False
+    """The last request failed, and the server cannot have seen it."""
+    _user: User | None = None
+    """What the connection is being made for."""
     _kept = False
     """An answer has been read here before."""
-    _sent = False
-    """The request has left as a whole."""
-    _acknowledged: int | None = None
-    """Bytes that the server's system had acknowledged before the request was sent on a kept connection."""
+
+    def open(self: Any, user: User) -> None:
+        """Connect, in the thread that sends, as far as the server: through a proxy's tunnel, TLS included."""
+        self._user = user
+        try:
+            self.connect()
+        finally:
+            self._user = None
+        self.sock.settimeout(None)
 
     def _new_conn(self: Any) -> socket.socket:
         sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        if current.exchange is not None:
-            current.exchange.connected(sock, encrypted=self.encrypted)
+        self._user.connected(sock, encrypted=self.encrypted)
         return sock
-
-    def connect(self: Any) -> None:
-        super().connect()  # type: ignore[misc]
-        sock = self.sock
-        sock.settimeout(None)
-        if current.exchange is not None:
-            current.exchange.bind(sock)
 
     def _tunnel(self: Any) -> None:
         """Ask the proxy for a connection to the server, within `connect_timeout`."""
@@ -131,89 +114,67 @@ class _Ours:
             self.sock.settimeout(left)
             data = self.sock.recv(SMALLEST_READ)
             if not data:
-                raise OSError("the proxy closed the connection without an answer to CONNECT")
+                raise ProxyRefusedError("the proxy closed the connection without an answer to CONNECT")
             try:
                 answer = reader.feed(data)
             except HeadError:
-                raise OSError("the proxy's answer to CONNECT is no HTTP") from None
+                raise ProxyRefusedError("the proxy's answer to CONNECT is no HTTP") from None
         if not 200 <= answer.status < 300:
-            raise OSError(f"Tunnel connection failed: {answer.status} {answer.reason.strip()}")
+            raise ProxyRefusedError(f"Tunnel connection failed: {answer.status} {answer.reason.strip()}")
         if reader.leftover:
-            raise OSError("the proxy said more than its answer to CONNECT")
+            raise ProxyRefusedError("the proxy said more than its answer to CONNECT")
         self.sock.settimeout(self.timeout)
 
-    def request(
-        self: Any, method: str, url: str, body: Any = None, headers: Any = None, **_options: Any
-    ) -> None:
-        if self.sock is None:
-            self.connect()
-        if current.exchange is not None:
-            current.exchange.bind(self.sock)
-        if url.startswith("/"):
-            host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
-            if self.port != self.default_port:
-                host = f"{host}:{self.port}"
-        else:  # as a forwarding proxy is asked
-            host = urlsplit(url).netloc
-        head = request_head(method, url, host, headers)
-        if head is None:
-            raise InvalidRequestError(
-                "the URL or a header cannot stand in an HTTP request: check the endpoint's base URL and headers"
-            )
-        self._sent = False
-        self._acknowledged = _acknowledged(self.sock) if self._kept else None
+    def ask(self: Any, user: User, head: bytes, body: Body) -> Answer:
+        """Send a request and return its answer's head.
+
+        Where that fails, `unseen` says whether the server cannot have seen the request. Close the connection then.
+        """
+        sock = self.sock
+        user.bind(sock)
+        self.unseen = False
+        reader = HeadReader()
+        before = _acknowledged(sock) if self._kept else None
+        sent = False
         try:
             if len(body) == 1 and len(body[0]) < _SMALL_BODY:
-                self.sock.sendall(head + body[0])
+                sock.sendall(head + body[0])
             else:
                 for piece in (head, *body):
-                    self.sock.sendall(piece)
-        except OSError:
-            current.unseen = self._kept
-            raise  # or, where urllib3 says so, see whether the server has answered all the same
-        self._sent = True
-
-    def getresponse(self: Any) -> Any:
-        reader = HeadReader()
-        head: Head | None = None
+                    sock.sendall(piece)
+            sent = True
+        except OSError as error:
+            self.unseen = self._kept
+            if error.errno not in _NOT_TAKEN:
+                raise
+        answer: Head | None = None
         in_order = True
         try:
-            while head is None:
+            while answer is None:
                 try:
-                    data = self.sock.recv(SMALLEST_READ)
+                    data = sock.recv(SMALLEST_READ)
                 except ssl.SSLEOFError as error:
                     in_order = error.reason is not None  # OpenSSL has a word for an end, and none for a reset
                     break
                 if not data:
                     break
-                current.unseen = False
-                head = reader.feed(data)
+                self.unseen = False
+                answer = reader.feed(data)
         except OSError:
-            self._ended(reader, in_order=False)
+            if self._kept and not reader.begun:
+                self.unseen = not sent
             raise
-        if head is None:
-            self._ended(reader, in_order=in_order)
+        if answer is None:
+            if self._kept and not reader.begun:
+                self.unseen = not sent or (in_order and before is not None and before == _acknowledged(sock))
             raise ConnectionLostError(
                 "the connection was closed in the middle of the answer's head"
                 if reader.inside
                 else "the connection was lost: the server closed it without an answer"
             )
         self._kept = True
-        if current.exchange is not None:
-            current.exchange.answered(head, reader.leftover)
-        return Answer(head, self)
-
-    def _ended(self: Any, reader: HeadReader, *, in_order: bool) -> None:
-        """Take note that the connection has ended before the answer's head; `in_order`: it was closed, not reset.
-
-        Of a reset the system takes no acknowledgement, and an earlier one can have been put off for some 40 ms: a
-        server that has read the request, and died of it, looks like one that has not.
-        """
-        if self._kept and not reader.begun:
-            before = self._acknowledged
-            current.unseen = not self._sent or (
-                in_order and before is not None and before == _acknowledged(self.sock)
-            )
+        user.answered(answer, reader.leftover)
+        return Answer(answer, self)
 
 
 class Connection(_Ours, urllib3.connection.HTTPConnection):
@@ -229,13 +190,10 @@ class TLSConnection(_Ours, urllib3.connection.HTTPSConnection):
 
     def connect(self: Any) -> None:
         """Connect, in the sending thread, and shake hands."""
-        self._trust(current.route)
         limit = None
-        if self._tunnel_scheme == "https" and current.exchange is not None:
+        if self._tunnel_scheme == "https":
             # urllib3's TLS inside of TLS bounds each read of its handshake, not the whole of it.
-            limit = SYSTEM_CLOCK.call_later(
-                _STEPS_TO_A_PROXY * float(self.timeout or 0), current.exchange.enough
-            )
+            limit = SYSTEM_CLOCK.call_later(_STEPS_TO_A_PROXY * float(self.timeout), self._user.enough)
         try:
             super().connect()
         finally:
@@ -245,13 +203,6 @@ class TLSConnection(_Ours, urllib3.connection.HTTPSConnection):
         sock.suppress_ragged_eofs = (
             False  # or an end without the server's close_notify would pass for one with it
         )
-
-    def _trust(self: Any, route: Route) -> None:
-        """Use the manager's contexts, for the server and for a proxy that speaks TLS; load nothing once more."""
-        self.ssl_context = route.trust.context(route.verify, route.cert)
-        self.ca_certs = self.ca_cert_dir = self.cert_file = self.key_file = None
-        if self.proxy_config is not None:  # the client certificate is meant for the server
-            self.proxy_config = self.proxy_config._replace(ssl_context=route.trust.context(route.verify))
 
 
 def _acknowledged(sock: Any) -> int | None:
@@ -286,17 +237,11 @@ class _Headers(dict[str, str]):
 
 
 class Answer:
-    """An answer's head, and as much of a response as urllib3's pool needs of it."""
+    """An answer's head, and the connection that its body comes on."""
 
-    __slots__ = ("_connection", "_pool", "connection", "headers", "retries", "status")
-
-    version_string = "HTTP/1.1"
-    length_remaining = None
+    __slots__ = ("connection", "headers", "status")
 
     def __init__(self, head: Head, connection: _Ours) -> None:
         self.status = head.status
         self.headers = _Headers(head.headers)
         self.connection: Any = connection
-        self.retries: Any = None
-        self._pool: Any = None
-        self._connection: Any = None

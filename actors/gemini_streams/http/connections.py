@@ -1,9 +1,10 @@
-"""The kept-alive connections of one manager, over requests.
+"""The kept-alive connections of one manager.
 
 The rules:
 
-- No redirect is followed and no cookie kept: requests would carry the key's header to the new host. So a requests
-  transport adapter is used, not a `Session`.
+- requests decides which way a request goes (straight, to a proxy, through one, with which credentials), once for each
+  target and URL. It carries no request: a short stream would cost half as much again.
+- No redirect is followed and no cookie kept: the key's header would go along to the new host.
 - A connection is kept for the tenant that opened it (`idle`), and only where its answer was read to its framing's end
   and nothing stands behind it.
 - A request is sent a second time only where the server cannot have seen the first: on a kept connection that ended
@@ -18,17 +19,19 @@ This module and `connection` are the only ones that know how requests, urllib3 a
 from __future__ import annotations
 
 import socket
-from typing import Any, ClassVar
+from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
-import urllib3
+from urllib3.connection import port_by_scheme
 
 from gemini_streams.api.body import Body
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Call
-from gemini_streams.errors import ConnectionFailedError
-from gemini_streams.http.connection import Answer, Connection, TLSConnection, User, current
+from gemini_streams.errors import ConnectionFailedError, InvalidRequestError
+from gemini_streams.http.connection import Answer, Connection, TLSConnection, User
+from gemini_streams.http.http1 import request_head
 from gemini_streams.http.idle import IdleConnections
 from gemini_streams.http.reader import Reader
 from gemini_streams.http.trust import Trust
@@ -55,100 +58,89 @@ _SOCKET_OPTIONS = [
 ]
 
 
-class _OurPool:
-    """What our two kinds of pool have in common: idle connections are kept elsewhere, by tenant.
-
-    A mixin in front of urllib3's pools, which make connections.
-    """
-
-    def _get_conn(self: Any, timeout: float | None = None) -> Any:  # noqa: ARG002 - urllib3's signature
-        connection = None if current.idle is None else current.idle.take(current.route.target)
-        return connection or self._new_conn()
-
-    def _put_conn(self, connection: Any) -> None:
-        """Close it: only an exchange knows whether a connection can be kept."""
-        if connection is not None:
-            connection.close()
-
-
-class _Pool(_OurPool, urllib3.HTTPConnectionPool):
-    ConnectionCls = Connection
-
-
-class _TLSPool(_OurPool, urllib3.HTTPSConnectionPool):
-    ConnectionCls = TLSConnection
-
-
-class _Route:
-    """Where requests of one target and URL go: all that is the same for each of them."""
-
-    __slots__ = ("cert", "path", "pool", "proxies", "target", "trust", "url", "verify")
-
-    def __init__(self, target: Target, url: str, trust: Trust) -> None:
-        self.target = target
-        self.url = url
-        self.trust = trust
-        self.verify = target.verify
-        self.cert = target.cert
-        self.proxies: Any = target.proxies  # secrets, revealed where the route's pool is made
-        self.pool: Any = None
-        self.path = ""
-
-
-class _Request:
-    """A request on a route, as `HTTPAdapter.send` takes it: a `PreparedRequest` would be a tenth of a short stream."""
-
-    def __init__(self, route: _Route, method: str, body: Body) -> None:
-        self.route = route
-        self.method = method
-        self.url = route.url
-        self.headers = {**route.target.headers(), "Content-Length": str(sum(map(len, body)))}
-        self.body = body
-
-
 class _Adapter(requests.adapters.HTTPAdapter):
-    """A transport adapter that finds a route's pool once and gives the answer back as it came."""
-
-    _pool_classes: ClassVar[dict[str, Any]] = {"http": _Pool, "https": _TLSPool}
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = self._pool_classes
+    """Tells which way requests would go; it carries nothing itself."""
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         if proxy.lower().startswith("socks"):
             raise ConnectionFailedError(
                 "SOCKS proxies are not supported: give an HTTP proxy", retryable=False
             )
-        manager = super().proxy_manager_for(proxy, socket_options=_SOCKET_OPTIONS, **kwargs)
-        manager.pool_classes_by_scheme = self._pool_classes
-        return manager
+        return super().proxy_manager_for(proxy, **kwargs)
 
-    def get_connection_with_tls_context(
-        self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> Any:
-        route: _Route = request.route
-        if route.pool is None:
-            whole = requests.PreparedRequest()
-            whole.method, whole.url = request.method, request.url
-            plain = {scheme: url.reveal() for scheme, url in proxies.items()}
-            pool = super().get_connection_with_tls_context(whole, verify, plain, cert)
-            # By the pool's scheme: to a proxy over TLS the server's may be plain HTTP, and the proxy is to be verified.
-            super().cert_verify(pool, f"{pool.scheme}://", verify, cert)  # type: ignore[no-untyped-call]
-            route.path = super().request_url(whole, plain)
-            route.pool = pool
-        return route.pool
 
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Nothing: the pool's was set when the route was made."""
+class _Route:
+    """Where requests of one target and URL go: all that is the same for each of them."""
 
-    def request_url(self, request: Any, proxies: Any) -> str:  # noqa: ARG002 - requests' signature
-        route: _Route = request.route
-        return route.path
+    __slots__ = ("_host", "_method", "_options", "_path", "_pool", "_port", "_target", "_trust", "_tunnels")
 
-    def build_response(self, req: Any, resp: Any) -> Any:  # noqa: ARG002
-        """Nothing is made of urllib3's: a `requests.Response` is for its own body."""
-        return resp
+    def __init__(self, adapter: _Adapter, trust: Trust, target: Target, call: Call, timeout: float) -> None:
+        whole = requests.PreparedRequest()
+        whole.method, whole.url = call.method, call.url
+        proxies = {scheme: url.reveal() for scheme, url in target.proxies.items()}
+        pool: Any = adapter.get_connection_with_tls_context(whole, target.verify, proxies, target.cert)
+        # By the pool's scheme: to a proxy over TLS the server's may be plain HTTP, and the proxy is to be verified.
+        adapter.cert_verify(pool, f"{pool.scheme}://", target.verify, target.cert)  # type: ignore[no-untyped-call]
+        self._target = target
+        self._trust = trust
+        self._method = call.method
+        self._path = adapter.request_url(whole, proxies)
+        self._pool = pool
+        self._tunnels = pool.proxy is not None and self._path.startswith("/")
+        at = pool.proxy if self._tunnels else pool
+        self._host, self._port = at.host, at.port
+        self._options: Any = {"timeout": timeout, "socket_options": _SOCKET_OPTIONS}
+        if pool.proxy is not None:
+            self._options |= {"proxy": pool.proxy, "proxy_config": pool.proxy_config}
+
+    def open(self, user: User) -> Any:
+        """Connect, in the calling thread."""
+        connection = self._made()
+        try:
+            if self._tunnels:
+                pool = self._pool
+                connection.set_tunnel(
+                    pool.host,
+                    pool.port,
+                    headers=pool.proxy_headers,
+                    scheme="https" if pool.proxy.scheme == "https" else "http",
+                )
+            connection.open(user)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _made(self) -> Any:
+        if self._pool.scheme == "http":
+            return Connection(self._host, self._port, **self._options)
+        verify, cert = self._target.verify, self._target.cert
+        options = self._options
+        if self._pool.proxy is not None:  # the client certificate is meant for the server
+            to_proxy = self._trust.context(verify)
+            if not self._tunnels:
+                return TLSConnection(self._host, self._port, ssl_context=to_proxy, **options)
+            options = {**options, "proxy_config": self._pool.proxy_config._replace(ssl_context=to_proxy)}
+        return TLSConnection(self._host, self._port, ssl_context=self._trust.context(verify, cert), **options)
+
+    def head(self, body: Body) -> bytes:
+        """Return a request's head; raises `InvalidRequestError`."""
+        pool = self._pool
+        headers = self._target.headers()
+        headers["Content-Length"] = str(sum(map(len, body)))
+        if self._path.startswith("/"):
+            host = f"[{pool.host.partition('%')[0]}]" if ":" in pool.host else pool.host
+            if pool.port != port_by_scheme[pool.scheme]:
+                host = f"{host}:{pool.port}"
+        else:  # as a forwarding proxy is asked
+            host = urlsplit(self._path).netloc
+            headers.update(pool.proxy_headers)
+        head = request_head(self._method, self._path, host, headers)
+        if head is None:
+            raise InvalidRequestError(
+                "the URL or a header cannot stand in an HTTP request: check the endpoint's base URL and headers"
+            )
+        return head
 
 
 class Connections:
@@ -160,9 +152,8 @@ class Connections:
     _MOST_ROUTES = 1024
 
     def __init__(self, connect_timeout: float, size: int, clock: Clock) -> None:
-        # No pool is ever put out for another one: a stream may be using it. It keeps no connection.
-        self._adapter = _Adapter(pool_connections=1 << 16, pool_maxsize=1, max_retries=0)
-        self._timeout = (connect_timeout, None)
+        self._adapter = _Adapter()
+        self._timeout = connect_timeout
         self.idle = IdleConnections(size, clock)
         """Those that wait for their tenant's next request."""
         self.reader = Reader()
@@ -175,32 +166,28 @@ class Connections:
         """Send the request in the calling thread and return when the headers of the answer have come."""
         route = self._routes.get((target, call.url))
         if route is None:
+            route = _Route(self._adapter, self.trust, target, call, self._timeout)
             if len(self._routes) >= self._MOST_ROUTES:
                 self._routes.clear()
-            route = self._routes[target, call.url] = _Route(target, call.url, self.trust)
-        current.exchange, current.route, current.idle, current.unseen = exchange, route, self.idle, False
+            self._routes[target, call.url] = route
+        head = route.head(call.body)
+        connection = self.idle.take(target) or route.open(exchange)
+        answer: Answer
         try:
-            try:
-                return self._send(route, call)
-            except Exception:
-                if not current.unseen or exchange.interrupted:
-                    raise
-            current.idle = None
-            return self._send(route, call)
-        finally:
-            current.exchange = current.route = current.idle = None
-
-    def _send(self, route: _Route, call: Call) -> Answer:
-        request: Any = _Request(route, call.method, call.body)
-        answer: Any = self._adapter.send(
-            request,
-            stream=True,
-            timeout=self._timeout,
-            verify=route.verify,
-            cert=route.cert,
-            proxies=route.proxies,
-        )
-        return answer  # type: ignore[no-any-return]
+            answer = connection.ask(exchange, head, call.body)
+        except BaseException:
+            connection.close()
+            if not connection.unseen or exchange.interrupted:
+                raise
+        else:
+            return answer
+        connection = route.open(exchange)
+        try:
+            answer = connection.ask(exchange, head, call.body)
+        except BaseException:
+            connection.close()
+            raise
+        return answer
 
     def keep(self, answer: Answer, target: Target) -> None:
         """Keep the connection of an answer that was read to its framing's end, where nothing stands behind that."""

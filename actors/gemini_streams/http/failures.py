@@ -71,7 +71,7 @@ def failure_of(
 def _is_about_a_bundle(error: BaseException, cause: BaseException) -> bool:
     """Whether it is `verify=` that is wrong: a file that is not there (requests' own word), or is no PEM.
 
-    What is said of a proxy's refusal looks the same; it comes wrapped, requests' own word does not.
+    A proxy's refusal is an `OSError` without a number, too, but of a class of its own.
     """
     if isinstance(cause, ssl.SSLError):
         return cause.library == "X509"
