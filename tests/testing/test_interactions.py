@@ -141,6 +141,7 @@ def test_the_key_is_asked_for_and_masked(gemini: LocalGemini) -> None:
         connection.request("GET", f"{BASE}/v1_L1", headers={"x-goog-api-key": "wrong-key-of-mine"})
         assert connection.getresponse().status == 400
     create(gemini, "my local-key is here")
+    stream(gemini, "local-key", "local-key")
     assert "local-key" not in repr([vars(record) for record in gemini.requests])
     assert "wrong-key-of-mine" not in repr([vars(record) for record in gemini.requests])
 

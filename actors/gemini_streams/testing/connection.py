@@ -271,8 +271,9 @@ class Connection(asyncio.Protocol):
         if call is None:
             refusal = generate.refusal(method, target, record, key, self._settings.keys)
         else:
-            record.action, record.interaction_id = call.action, call.interaction_id
-            record.last_event_id = call.last_event_id
+            record.action = call.action
+            record.interaction_id = masks.body(target.encode(), call.interaction_id)
+            record.last_event_id = masks.body(target.encode(), call.last_event_id)
             refusal = wrong_key(record, key, self._settings.keys)
         body, stall = await self._body(record, headers)
         if refusal is None and call is None:

@@ -3,8 +3,8 @@
 The rules:
 
 - A run is a task that writes events into a log, at the reply's pace and through its gate. A `background` run goes on
-  while nothing reads it. Another one waits for the POST's own stream to read each event, and goes on alone once that
-  stream is over; without `store` it ends there.
+  while nothing reads it. Another one keeps at most `_AHEAD` events ahead of the POST's own stream, and goes on alone
+  once that stream is over; without `store` it ends there.
 - A stream reads the log from its place on. The first stream sends it as it is; later ones send what stands there as
   `replay` says.
 """
@@ -36,6 +36,7 @@ from gemini_streams.testing.replies import End, Event, Failure, Reply
 
 __all__ = ["Run", "View", "error_of"]
 
+_AHEAD = 64
 _Stop = Literal["cut", "silent", "error", "end", "done"]
 
 
@@ -123,8 +124,9 @@ class Run:
 
     async def wait_for(self, number: int) -> bool:
         """Wait until the log has an event of this number; `False` where it never will."""
-        self._wanted = max(self._wanted, number + 1)
-        self._tell()
+        if number >= self._wanted:
+            self._wanted = number + 1
+            self._tell()
         while len(self.log) <= number and not self.over:
             await self._changed.wait()
         return len(self.log) > number
@@ -184,7 +186,7 @@ class Run:
                 await asyncio.sleep(pause)
             elif number % 16 == 0:
                 await asyncio.sleep(0)
-            while not self._free and self._wanted <= number:
+            while not self._free and self._wanted + _AHEAD <= number:
                 await self._changed.wait()
             self._append(event)
 
