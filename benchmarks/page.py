@@ -80,9 +80,16 @@ def short(number: float) -> str:
 def promises(run: Run) -> list[str]:
     """What is promised, and what was measured."""
     order = {row.name: number for number, row in enumerate(ROWS)}
-    lines = ["| work | measured | must | then | reached |", "| --- | --- | --- | --- | --- |"]
+    lines = []
     for table in (1, 2):
         found = [j for j in run.judgements if j["table"] == table]
+        if not found:
+            continue
+        lines += [
+            "",
+            f"| promised by 0.{table} | measured | must | then | reached |",
+            "| --- |" + " --- |" * 4,
+        ]
         for j in sorted(found, key=lambda j: order.get(j["row"], len(order))):
             reached = "no" if not j["reached"] else "and then" if j["then_reached"] else "yes"
             lines.append(f"| {j['what']} | {j['measured']} | {j['must']} | {j['then'] or '–'} | {reached} |")
@@ -194,7 +201,7 @@ def filled(page: str, run: Run) -> str:
         lines = TABLES[match[2]](run)
         if match[2] != "machine" and len(lines) <= 2:
             return match[0]
-        return match[1] + "\n".join(lines) + "\n" + match[3]
+        return match[1] + "\n".join(lines).strip() + "\n" + match[3]
 
     return TABLE.sub(table, page)
 

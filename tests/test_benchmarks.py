@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import judgements
 from benchmarks.kit import Figures, Sample
+from benchmarks.page import PAGE, TABLES, Run, filled
 from benchmarks.row import Judgement, Peer, Row
 from benchmarks.rows import ROWS
 from benchmarks.running import NEEDS, missing
@@ -107,3 +108,22 @@ def test_one_row_runs(tmp_path: Path) -> None:
     assert b"TLS: 500 short streams: every event, every end  all" in done.stdout, done.stderr
     assert done.returncode == 0
     assert b'"short-tls"' in (tmp_path / "b").read_bytes()
+
+
+def test_the_page_has_a_place_for_each_table_and_keeps_what_was_not_measured() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- figures: ([a-z ]+) -->", page)) == set(TABLES)
+    figures = Figures(samples=[Sample(cpu=0.05, wall=1.0, events=10_000)], expected=10_000)
+    judged = ROWS[0].judge({peer.label: [figures] for peer in ROWS[0].peers})
+    run = Run(
+        machine={"cores": 2, "system": "Linux", "python": "3.11.7", "packages": {"pykka": "4.4"}},
+        rows={"one": {"bare loop": [figures], "ours, SubscriberActor": [figures]}},
+        judgements=[{"row": "one", **each._asdict()} for each in judged],
+    )
+    made = filled(page, run)
+    assert "2 cores, Linux, Python 3.11.7, loopback; pykka 4.4." in made
+    assert "| event: 1 stream, 1 consumer, 20,000 events of 200 bytes | 5 |  |  | 5 |" in made
+    assert "| 1 stream, 1 plain actor | 100% of bare | ≥ 65% of bare | ≥ 75% of bare | and then |" in made
+    [limits] = re.findall(r"<!-- figures: limits -->.*?<!-- end -->", page, re.DOTALL)
+    assert limits in made
+    assert filled(made, run) == made
