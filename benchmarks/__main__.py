@@ -152,33 +152,35 @@ def report(options: argparse.Namespace, facts: dict[str, Any], server: Server) -
         notes += [f"{row.name}: left out by --quick" for row in chosen if not row.quick_rounds]
         chosen = [row for row in chosen if row.quick_rounds]
     repeat = not (options.quick or options.no_repeat)
-    measured = {row.name: measure(row, server, notes, quick=options.quick, repeat=repeat) for row in chosen}
+    measured: dict[str, Results] = {}
+    judged: list[tuple[str, Judgement]] = []
+    for row in chosen:
+        results = measured[row.name] = measure(row, server, notes, quick=options.quick, repeat=repeat)
+        judged += [(row.name, each) for each in judge(row, results, notes)]
+        if options.json is not None:  # after each row: a run that is broken off has measured something
+            found = [{"row": name, **each._asdict()} for name, each in judged]
+            written = {"machine": facts, "quick": options.quick, "rows": measured, "judgements": found}
+            write(options.json, {**written, "notes": notes})
     print("\n\nmedian, least, most\n")
     for row in chosen:
         print("\n".join(table(row, measured[row.name])), end="\n\n")
-    judged: list[tuple[str, Judgement]] = []
-    for row in chosen:
-        try:
-            judged += [(row.name, judgement) for judgement in row.judge(measured[row.name])]
-        except (ZeroDivisionError, IndexError, KeyError, ValueError) as why:
-            notes.append(f"{row.name}: cannot be judged: {why!r}")
-    unknown = [each for each in judged if str(math.nan) in each[1].measured]
-    notes += [f"{j.what}: not judged, a program of it did not run" for _, j in unknown]
-    judged = [each for each in judged if each not in unknown]
     if judged:
-        print("\n".join(judgements([j for _, j in judged])))
+        print("\n".join(judgements([each for _, each in judged])))
     if notes:
         print("\nnotes:\n" + "\n".join(f"  {note}" for note in dict.fromkeys(notes)))
-    if options.json is not None:
-        written: dict[str, Any] = {
-            "machine": facts,
-            "quick": options.quick,
-            "rows": measured,
-            "judgements": [{"row": row, **j._asdict()} for row, j in judged],
-            "notes": notes,
-        }
-        write(options.json, written)
-    return 0 if all(j.reached for _, j in judged) else 1
+    return 0 if all(each.reached for _, each in judged) else 1
+
+
+def judge(row: Row, results: Results, notes: list[str]) -> list[Judgement]:
+    """Judge a row, as far as its programs have run."""
+    try:
+        judged = row.judge(results)
+    except (ZeroDivisionError, IndexError, KeyError, ValueError) as why:
+        notes.append(f"{row.name}: cannot be judged: {why!r}")
+        return []
+    unknown = [each for each in judged if str(math.nan) in each.measured]
+    notes += [f"{each.what}: not judged, a program of it did not run" for each in unknown]
+    return [each for each in judged if each not in unknown]
 
 
 if __name__ == "__main__":

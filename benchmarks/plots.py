@@ -30,10 +30,12 @@ from benchmarks.server import Certificate, serving
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
 
 __all__ = ["draw"]
 
 ROUNDS = 3
+PLAIN_NUMBERS = FuncFormatter(lambda number, _: f"{number:,.0f}" if number >= 1 else f"{number:g}")
 STYLE: dict[str, dict[str, Any]] = {
     OURS: {"color": "#1a6fb4", "marker": "o", "linewidth": 2},
     SHARED: {"color": "#59a5dd", "marker": "o", "linewidth": 2},
@@ -114,7 +116,9 @@ def figure(
 ) -> None:
     """Draw panels side by side: (title, y label, curves, name of the figure, factor)."""
     rows = len(panels) // columns
-    made, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.9 * rows), squeeze=False)
+    made, axes = plt.subplots(
+        rows, columns, figsize=(5.2 * columns, 3.9 * rows), squeeze=False, layout="constrained"
+    )
     for number, (axis, (title, y_label, curves, name, factor)) in enumerate(
         zip(axes.flat, panels, strict=True)
     ):
@@ -125,14 +129,19 @@ def figure(
                 ys = [1 / points[x][name] for x in xs]
             axis.plot(xs, ys, label=label, markersize=5, **STYLE.get(label, {}))
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(PLAIN_NUMBERS)
         if number in log_y:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(PLAIN_NUMBERS)
         else:
             axis.set_ylim(bottom=0)
         axis.set(title=title, xlabel=x_label, ylabel=y_label)
         axis.grid(visible=True, alpha=0.3)
-        axis.legend(fontsize=8)
-    made.tight_layout()
+        if columns == 1:
+            axis.legend(fontsize=8)
+    if columns > 1:  # the first panel has all the programs
+        lines, labels = axes.flat[0].get_legend_handles_labels()
+        made.legend(lines, labels, loc="outside upper center", ncols=len(labels), fontsize=9)
     made.savefig(path, dpi=110)
     plt.close(made)
     print(f"   {path}", flush=True)
@@ -154,16 +163,17 @@ def draw(certificate: Certificate | None, folder: Path) -> None:
     for tls in ways:
         name = "streams over TLS" if tls else "streams"
         streams = written[name] = by_streams(certificate, tls=tls)
+        way = "TLS: " if tls else ""
         panels += [
-            (f"{'TLS: ' if tls else ''}CPU of an event, starts included", "µs", streams, "cpu", 1e6),
-            ("memory of a stream", "KiB", streams, "kib_per_stream", 1.0),
-            ("p99 delay, once all are open", "ms", streams, "p99_ms", 1.0),
+            (f"{way}CPU of an event, starts included", "µs", streams, "cpu", 1e6),
+            (f"{way}memory of a stream", "KiB", streams, "kib_per_stream", 1.0),
+            (f"{way}p99 delay, once all are open", "ms", streams, "p99_ms", 1.0),
         ]
     figure(
         panels,
         "streams at once, an event a second each",
         folder / "streams.png",
-        log_y=(2, 5),
+        log_y=(0, 2, 3, 5),
         columns=3,
     )
     length = written["length"] = by_length(certificate)
