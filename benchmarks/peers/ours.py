@@ -101,7 +101,7 @@ def start_manager(work: Work, **options: Any) -> ManagerRef:
         max_streams=max(work.streams, 10),
         model=work.model,
         history=work.history,
-        **options,
+        **{"connect_timeout": work.patience, **options},  # the other programs wait for ever
     )
 
 
