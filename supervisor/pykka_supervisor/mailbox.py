@@ -86,6 +86,24 @@ class Mailbox:
                 return
         self._refuse(envelope)
 
+    def put_quietly(self, envelope: Envelope[Any], wakes: list[threading.Lock], /) -> None:
+        """Add a message as `put` does, and leave it to the caller to wake the consumer.
+
+        `wakes` takes the lock on which the consumer is parked, where it is. The caller releases it, once, and soon:
+        until then nothing else wakes the consumer.
+        """
+        if self._home.forked:
+            raise forks.refusal(self.owner)
+        with self._lock:
+            if not self._gate or self._admit(envelope):
+                self._items.append(envelope)
+                parked = self._parked
+                if parked is not None:
+                    self._parked = None
+                    wakes.append(parked)
+                return
+        self._refuse(envelope)
+
     def put_many(self, envelopes: Iterable[Envelope[Any]], /) -> None:
         """Add several at once: nobody's message comes between, and the consumer wakes once.
 

@@ -58,7 +58,7 @@ class Source:
         self.log.append(f"receive {self.name}")
         self.got += self.here.recv(100) or b"q"
 
-    def turn(self) -> bool:
+    def turn(self, wakes: list[Any]) -> bool:
         self.log.append(f"turn {self.name}")
         if self.fails:
             raise ZeroDivisionError("a bug")
@@ -127,7 +127,7 @@ def test_all_is_received_before_anything_is_made_of_it(
     log: list[str] = []
     busy = sources(log, "busy")
     held = threading.Event()
-    busy.turn = lambda: held.wait(20) and False  # type: ignore[method-assign]
+    busy.turn = lambda _wakes: held.wait(20) and False  # type: ignore[method-assign,assignment]
     first = Lender(reader, busy)
     busy.there.send(b"a")
     eventually(lambda: log)
@@ -530,14 +530,73 @@ def test_what_was_received_is_not_lost_with_the_reader(
     turn = Pump.turn
     deaths: list[int] = []
 
-    def dies(pump: Pump) -> bool:
+    def dies(pump: Pump, wakes: list[Any]) -> bool:
         if len(deaths) < 3:
             deaths.append(1)
             raise MemoryError
-        return turn(pump)
+        return turn(pump, wakes)
 
     monkeypatch.setattr(Pump, "turn", dies)
     manager(retry=ONCE).start_stream("why", subscriber=probe.ref)
     assert isinstance(last_of(probe), StreamComplete)
     assert text_of(probe) == "".join(words)
     assert len(deaths) == 3
+
+
+def test_consumers_are_woken_when_the_whole_turn_is_over(
+    reader: Reader, sources: Callable[..., Source]
+) -> None:
+    """Also where a source in it fails, and once each."""
+    log: list[str] = []
+    gates: list[threading.Lock] = []
+
+    class Telling(Source):
+        def turn(self, wakes: list[Any]) -> bool:
+            gate = threading.Lock()
+            gate.acquire()
+            gates.append(gate)
+            wakes.append(gate)
+            self.log.append("asleep" if all(each.locked() for each in gates) else "woken")
+            return super().turn(wakes)
+
+    made = [Telling(log, str(n)) for n in range(3)]
+    made[2].fails = True
+    busy = sources(log, "busy")
+    held, entered = threading.Event(), threading.Event()
+
+    def turn(_wakes: list[Any]) -> bool:
+        entered.set()
+        held.wait(20)
+        return False
+
+    busy.turn = turn  # type: ignore[method-assign,assignment]
+    try:
+        lenders = [Lender(reader, source) for source in [busy, *made]]
+        busy.there.send(b"x")
+        assert entered.wait(20)
+        for source in made:  # so that the three are ready together
+            source.there.send(b"x")
+        held.set()
+        eventually(lambda: len(gates) == 3)
+        assert all(gate.acquire(timeout=20) for gate in gates)
+        assert log.count("asleep") == 3
+        assert [lender.returned() for lender in lenders] == [True] * 4  # the reader has died of the third
+    finally:
+        for source in made:
+            source.close()
+
+
+def test_turns_that_follow_one_another_take_more_at_a_time(
+    reader: Reader, sources: Callable[..., Source]
+) -> None:
+    """A source that has something every tenth of a millisecond is looked at every two."""
+    source = sources()
+    lender = Lender(reader, source)
+    began = time.monotonic()
+    while time.monotonic() - began < 0.2:
+        source.there.send(b"x")
+        time.sleep(0.0001)
+    took = time.monotonic() - began
+    source.there.send(b"q")
+    assert lender.returned()
+    assert source.log.count("turn ") <= took / 0.002 + 3

@@ -32,6 +32,7 @@ the manager's, the clock's. A position is a count of all events, or of their byt
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ from gemini_streams.errand import Errand
 from gemini_streams.messages import EventsDropped, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl
 from gemini_streams.safely import safely
-from pykka_supervisor.mailbox import Envelope
+from pykka_supervisor.mailbox import Envelope, Mailbox
 
 __all__ = ["NO_LIMIT", "Subscription", "common_room"]
 
@@ -186,10 +187,19 @@ class Subscription:
             )
         )
 
-    def push(self, events: list[StreamEvent], payloads: list[bytes], size: int) -> bool:
-        """Send new events, all of one read, `size` bytes together; `False` where it must be let go, or is gone."""
+    def push(
+        self,
+        events: list[StreamEvent],
+        payloads: list[bytes],
+        size: int,
+        wakes: list[threading.Lock] | None = None,
+    ) -> bool:
+        """Send new events, all of one read, `size` bytes together; `False` where it must be let go, or is gone.
+
+        `wakes` takes the lock on which the subscriber waits, where it may be woken later.
+        """
         if self.takes(len(events), size):
-            self._put_events(events, size, payloads)
+            self._put_events(events, size, payloads, None, wakes)
             return not self.closed
         return self._push_slowly(events, [len(payload) for payload in payloads])
 
@@ -401,6 +411,7 @@ class Subscription:
         size: int,
         payloads: Sequence[bytes],
         sizes: Iterable[int] | None = None,
+        wakes: list[threading.Lock] | None = None,
     ) -> None:
         count = len(events)
         self._sent += count
@@ -412,7 +423,11 @@ class Subscription:
         self.top = last.sequence
         if self._batched:
             try:
-                self._inbox.put(Envelope(EventBatch(self, events, self._sent, self._sent_bytes)))
+                batch = Envelope(EventBatch(self, events, self._sent, self._sent_bytes))
+                if wakes is None or type(self._inbox) is not Mailbox:
+                    self._inbox.put(batch)
+                else:
+                    self._inbox.put_quietly(batch, wakes)
             except Exception:  # noqa: BLE001 - above all, it is closed
                 self.close()
             return

@@ -39,6 +39,7 @@ from gemini_streams.http.http1 import Head
 __all__ = ["Exchange"]
 
 _LARGEST_READ = 262144
+_CUT = "the connection was closed in the middle of the answer"
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER's value for a close that resets: an orderly one would wait behind what the server has not read yet."""
 
@@ -63,6 +64,7 @@ class Exchange:
         "_leftover",
         "_lock",
         "_on_connected",
+        "_quick",
         "_read",
         "_size",
         "_sock",
@@ -95,6 +97,7 @@ class Exchange:
         self._read: Callable[[int], bytes] | None = None
         self._size = SMALLEST_READ
         self._filled = False
+        self._quick = False  # whether `_chunks_now` reads the body
         self._surplus = False
         self._broken: ChunkedError | None = None  # chunks that are none, behind what was returned
         self.interrupted = False
@@ -152,8 +155,12 @@ class Exchange:
         TLS inside of TLS is waited for all the same; such an exchange cannot be lent.
         """
         try:
+            if self._quick:
+                return self._chunks_now()
             take = self._next_bytes if self._coding is None else self._next_piece
             return take(self._read_now, now=True)
+        except BlockingIOError:  # of `_chunks_now`
+            return None
         except Exception as error:  # noqa: BLE001
             failure = self._failure(error)
         raise failure
@@ -304,6 +311,7 @@ class Exchange:
         self._unchunk = ChunkedDecoder() if head.chunked else None
         self._coding = ContentDecoder(head.codings) if head.codings else None
         self._leftover = leftover
+        self._quick = head.chunked and not head.codings and type(self._sock) is socket.socket and self._direct
 
     # --
 
@@ -386,14 +394,8 @@ class Exchange:
                 raise Interrupted
             if unchunk is not None:
                 if not data:
-                    raise ConnectionLostError("the connection was closed in the middle of the answer")
-                try:
-                    payload = unchunk.feed(data)
-                except ChunkedError as error:
-                    if not error.payload:
-                        raise
-                    self._broken = error  # told behind what came before it
-                    return error.payload
+                    raise ConnectionLostError(_CUT)
+                payload = self._unchunked(unchunk, data)
                 if payload or unchunk.done:
                     return payload
                 if now:  # whoever reads for many does not go on here for as long as a server sends nothing
@@ -401,12 +403,40 @@ class Exchange:
                 continue
             if self._left is not None:
                 if not data:
-                    raise ConnectionLostError("the connection was closed in the middle of the answer")
+                    raise ConnectionLostError(_CUT)
                 if len(data) > self._left:
                     data = data[: self._left]
                     self._surplus = True
                 self._left -= len(data)
             return data
+
+    def _chunks_now(self) -> bytes | None:
+        """Do that for chunks over plain TCP, as most answers come, without a step for what cannot be.
+
+        Raises BlockingIOError where nothing has come.
+        """
+        unchunk: Any = self._unchunk
+        if self._leftover or unchunk.done or self._broken is not None:
+            return self._next_bytes(self._read_now, now=True)
+        sock: Any = self._sock
+        if sock is None:
+            raise Interrupted
+        data = sock.recv(self._size, socket.MSG_DONTWAIT)
+        self._adapt(len(data))
+        if not data or self.interrupted:
+            self._quick = False
+            raise Interrupted if self.interrupted else ConnectionLostError(_CUT)
+        payload = self._unchunked(unchunk, data)
+        return payload if payload or unchunk.done else None
+
+    def _unchunked(self, unchunk: ChunkedDecoder, data: bytes) -> bytes:
+        try:
+            return unchunk.feed(data)
+        except ChunkedError as error:
+            if not error.payload:
+                raise
+            self._broken = error  # told behind what came before it
+            return error.payload
 
     def _adapt(self, got: int) -> None:
         """Read more at once where a read was filled, less where it was nearly empty."""

@@ -93,6 +93,28 @@ class Decoder:
         stray = b"" if self._stray is None else self._stray.piece
         return stray + bytes(self._tail)
 
+    def only_event(self, chunk: bytes) -> bytes | None:
+        """Return the data of the one event that these bytes are, where they are just that, and nothing is under way.
+
+        `None`: they are something else, and `feed` takes them. A model in no hurry sends little else.
+        """
+        separator = self._separator
+        if (
+            separator
+            and not self._tail
+            and self._data is None
+            and not self._size
+            and not self._skip_lf
+            and self._next == len(self._ready)
+            and chunk.startswith(_PREFIX)
+            and chunk.endswith(separator)
+            and chunk.count(b"\n") == 2
+            and chunk.count(b"\r") == len(separator) - 2
+            and len(chunk) <= self._max
+        ):
+            return chunk[6 : -len(separator)]
+        return None
+
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the stream.
 
@@ -103,23 +125,6 @@ class Decoder:
             line_end = chunk.find(b"\n")
             if line_end > 0:  # a guess, which the counts below hold to
                 separator = b"\r\n\r\n" if chunk[line_end - 1] == 13 else b"\n\n"
-        if (
-            separator
-            and not self._tail
-            and self._data is None
-            and not self._size
-            and not self._skip_lf
-            and chunk.startswith(_PREFIX)
-            and chunk.endswith(separator)
-            and chunk.count(b"\n") == 2
-            and chunk.count(b"\r") == len(separator) - 2
-            and len(chunk) <= self._max
-        ):  # one event, the whole of it and nothing else: what a model in no hurry sends
-            self._keep([chunk[6 : -len(separator)]])
-            self._separator = separator
-            self._at_start = False
-            self._begun = True
-            return
         if separator and self._data is None and not self._size and not self._skip_lf and separator in chunk:
             data = b"".join((self._tail, chunk)) if self._tail else chunk
             end = data.rfind(separator)

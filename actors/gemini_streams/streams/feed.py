@@ -11,6 +11,7 @@ The rules:
 from __future__ import annotations
 
 import re
+import threading
 
 from gemini_streams.delivery.subscription import common_room
 from gemini_streams.messages import StreamEvent
@@ -79,10 +80,13 @@ class Feed:
         if interrupted is not None:
             hang_up(interrupted)
 
-    def deliver_now(self, events: list[StreamEvent], payloads: list[bytes]) -> bool:
+    def deliver_now(
+        self, events: list[StreamEvent], payloads: list[bytes], wakes: list[threading.Lock]
+    ) -> bool:
         """Do the same where nothing in it can take time, for the shared reader; else `False`, and nothing is done.
 
-        Nothing can where the lock is free and no subscriber has to be let go.
+        Nothing can where the lock is free and no subscriber has to be let go. `wakes` takes the locks of consumers that
+        are to be woken later.
         """
         session = self.session
         size = sum(map(len, payloads))
@@ -91,19 +95,25 @@ class Feed:
         try:
             if not all(s.takes(len(events), size) for s in session.audience.strict):
                 return False
-            interrupted = self._deliver(events, payloads, size)
+            interrupted = self._deliver(events, payloads, size, wakes)
         finally:
             session.lock.release()
         if interrupted is not None:
             hang_up(interrupted)
         return True
 
-    def _deliver(self, events: list[StreamEvent], payloads: list[bytes], size: int) -> Attempt | None:
+    def _deliver(
+        self,
+        events: list[StreamEvent],
+        payloads: list[bytes],
+        size: int,
+        wakes: list[threading.Lock] | None = None,
+    ) -> Attempt | None:
         """With the lock held; returns the attempt to interrupt where that ended the stream."""
         session, attempt = self.session, self.attempt
         if session.current is not attempt:
             raise Retired
-        slow = [s for s in session.audience.all if not s.push(events, payloads, size)]
+        slow = [s for s in session.audience.all if not s.push(events, payloads, size, wakes)]
         count = len(events)
         session.events_count += count
         attempt.received += count

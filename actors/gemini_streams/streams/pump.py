@@ -15,6 +15,7 @@ The rules:
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from gemini_streams.api.failures import error_from_event, find_error
@@ -177,8 +178,8 @@ class Pump:
         except BaseException as error:  # noqa: BLE001 - raised in the stream's own thread
             self._failure = error
 
-    def turn(self) -> bool:
-        """Deliver what was taken; `False` where the stream's own thread has to go on."""
+    def turn(self, wakes: list[threading.Lock]) -> bool:
+        """Deliver what was taken; `False` where the stream's own thread has to go on. `wakes`: see `reader`."""
         data, self._received = self._received, None
         if self._failure is not None:
             return False
@@ -186,16 +187,18 @@ class Pump:
         if data is None:
             return exchange.lent
         try:
-            self._feed(data)
-            if self._ended:
-                return False
             decoder, attempt = self._decoder, self._attempt
-            if decoder.waiting:
-                if not self._fits():
+            only = decoder.only_event(data)
+            if only is not None and attempt.free > 0 and len(only) <= attempt.free_bytes:
+                payloads = [only]
+            else:
+                self._feed(data)
+                if self._ended or (decoder.waiting and not self._fits()):
                     return False
                 payloads = decoder.take()
+            if payloads:
                 events, payloads, self._failure = _events_of(self._session, attempt, payloads)
-                if events and not self._into.deliver_now(events, payloads):
+                if events and not self._into.deliver_now(events, payloads, wakes):
                     self._undelivered = events, payloads
                     return False
                 if self._failure is not None:
