@@ -105,7 +105,6 @@ def test_a_certificate_that_has_expired_is_refused(ask: Ask, authority: Any, bun
         refused(ask(url, verify=str(bundle)), "expired")
 
 
-@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 def test_what_one_stream_trusts_another_does_not(ask: Ask, authority: Any, bundle: Path) -> None:
     with server(authority) as url:
         assert ask(url, verify=str(bundle)).ok  # type: ignore[union-attr]
