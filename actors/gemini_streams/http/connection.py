@@ -120,7 +120,9 @@ class _Ours:
             except HeadError:
                 raise ProxyRefusedError("the proxy's answer to CONNECT is no HTTP") from None
         if not 200 <= answer.status < 300:
-            raise ProxyRefusedError(f"Tunnel connection failed: {answer.status} {answer.reason.strip()}")
+            raise ProxyRefusedError(
+                f"the proxy answered CONNECT with {answer.status} {answer.reason.strip()}"
+            )
         if reader.leftover:
             raise ProxyRefusedError("the proxy said more than its answer to CONNECT")
         self.sock.settimeout(self.timeout)

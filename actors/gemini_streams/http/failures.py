@@ -17,6 +17,7 @@ from gemini_streams.errors import (
     UnexpectedResponseError,
 )
 from gemini_streams.http.chunked import ChunkedError
+from gemini_streams.http.connection import ProxyRefusedError
 from gemini_streams.http.content_coding import CodingError, CutError
 from gemini_streams.http.http1 import HeadError
 
@@ -102,6 +103,8 @@ def _in_plain_words(cause: BaseException) -> str:
         return "connect_timeout passed"
     if isinstance(cause, ssl.SSLEOFError):
         return "it was closed without the end that TLS has for that"
+    if isinstance(cause, ProxyRefusedError):
+        return str(cause)
     if isinstance(cause, OSError) and cause.strerror:
         return str(cause.strerror)
     return f"{type(cause).__name__}: {cause}"
