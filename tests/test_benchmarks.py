@@ -122,7 +122,7 @@ def test_the_page_has_a_place_for_each_table_and_keeps_what_was_not_measured() -
     )
     made = filled(page, run)
     assert "2 cores, Linux, Python 3.11.7, loopback; pykka 4.4." in made
-    assert "| event: 1 stream, 1 consumer, 20,000 events of 200 bytes | 5 |  |  | 5 |" in made
+    assert "| event: 1 stream, 1 consumer, 20,000 events of 200 bytes | 5 |  |  | 5 |  |" in made
     assert "| 1 stream, 1 plain actor | 100% of bare | ≥ 65% of bare | ≥ 75% of bare | and then |" in made
     [limits] = re.findall(r"<!-- figures: limits -->.*?<!-- end -->", page, re.DOTALL)
     assert limits in made
