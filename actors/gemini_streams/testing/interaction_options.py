@@ -14,10 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from gemini_streams.testing.replies import Body, Failure, Raw
+from typing import Any, Literal
 
 __all__ = ["CutBy", "Ids", "Interaction"]
 
@@ -57,7 +54,7 @@ class Interaction:
     """The run makes this many events and no more: it stays `in_progress`, and its resource has no steps."""
     forget_after: int | None = None
     """After this many GETs every later request for this interaction is answered 404; 0: from the POST's answer on."""
-    gets: Sequence[Failure | Body | Raw | None] = ()
+    gets: Sequence[Any] = ()  # of Failure, Body, Raw or None: `replies` imports this module
     """The answer of its first GET, its second, and so on, with a stream or without; `None`: the ordinary one. None of
     these opens a stream. `[Failure(404)]` is an interaction that cannot be found at first."""
     usage_late: float | None = None
