@@ -81,7 +81,7 @@ class Calls:
 
     @property
     def puts(self) -> int:
-        return self.named(STREAM, "Mailbox.put", "Mailbox.put_many")
+        return self.named(STREAM, "Mailbox.put", "Mailbox.put_quietly", "Mailbox.put_many")
 
     def for_subscribers(self) -> int:
         """What is called for a subscriber: functions of these rooms, and the lock and deque of an inbox."""

@@ -15,6 +15,8 @@ from gemini_streams import GetStats, RetryPolicy, StreamComplete, StreamError
 from gemini_streams.streams import pacing as pace
 from gemini_streams.streams.pacing import AT_ONCE, Launches
 from gemini_streams.testing import LocalGemini, Reply
+from kit.helpers import eventually
+from kit.scene import table_of
 from pykka_supervisor import SYSTEM_CLOCK
 from pykka_supervisor.testing import Probe
 
@@ -175,3 +177,14 @@ def test_all_of_many_asked_for_at_once_are_launched(
         ref.start_stream("why", subscriber=probe.ref)
     probe.wait(900, timeout=30)  # two events and an end each
     assert ref.ask(GetStats(), block=True).completed == 300
+
+
+def test_a_stream_whose_request_is_out_holds_no_place(
+    gemini: LocalGemini, manager: StartManager, probe: Probe
+) -> None:
+    gemini.on("held", Reply("one two", hold_after=1))
+    ref = manager(max_streams=100)
+    for _ in range(40):
+        ref.start_stream("held", subscriber=probe.ref)
+    eventually(lambda: ref.get_stats().streams_by_status == {"active": 40})
+    assert not table_of(ref).launches._under_way

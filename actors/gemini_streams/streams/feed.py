@@ -42,7 +42,7 @@ class Feed:
             attempt.connected = True
             attempt.heard_at = session.clock.monotonic()
             session.watchdog.arm()
-        session.table.launches.out(self)
+        session.table.launches.out(session)
 
     def answering(self) -> None:
         """Take note that the server has begun to answer."""

@@ -124,7 +124,7 @@ class Interactions:
             return no_such(call.interaction_id)
         run.gets += 1
         if run.gets <= len(run.options.gets):
-            instead = run.options.gets[run.gets - 1]
+            instead: Failure | Body | Raw | None = run.options.gets[run.gets - 1]
             if instead is not None:
                 return instead
         if call.masked:
