@@ -53,7 +53,7 @@ LOCKS_A_STREAM = 40
 LOCKS_A_READ = 5
 PUTS_A_STREAM = 5
 SMALLEST_BATCH = 120
-CALLS_A_SHORT_STREAM = {"StreamActor": 800, "StreamSupervisor": 160, "ManagerActor": 250, "Sink": 35}
+CALLS_A_SHORT_STREAM = {"StreamActor": 700, "StreamSupervisor": 160, "ManagerActor": 250, "Sink": 35}
 """By thread; of three events."""
 
 

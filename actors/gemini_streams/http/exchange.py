@@ -233,6 +233,8 @@ class Exchange:
         with self._lock:
             sock, self._sock = self._sock, None
             handshake, self._handshake = self._handshake, None
+        if answer is sock is handshake is None:
+            return
         if handshake is not None:
             handshake.close()
         if sock is not None:
