@@ -68,6 +68,12 @@ class Backlog:
         entries = self.entries
         return not entries or (len(entries) == 1 and isinstance(entries[0][3], int))
 
+    @property
+    def next_attempt(self) -> int | None:
+        """The attempt that the first restart that waits announces; `None` where none waits."""
+        items = (item for *_, item in self.entries or ())
+        return next((item.attempt for item in items if isinstance(item, StreamRestarting)), None)
+
     def clear(self) -> None:
         """Leave everything out."""
         self.entries = None

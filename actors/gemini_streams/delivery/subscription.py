@@ -108,6 +108,7 @@ class Subscription:
         "stalled_since",
         "starving",
         "top",
+        "unheard",
         "urn",
     )
 
@@ -146,6 +147,8 @@ class Subscription:
         self._count = 0  # and how many of that attempt were
         self.top = -1
         """The highest sequence number put into the inbox that still stands."""
+        self.unheard: int | None = None
+        """The attempt of the first restart that was buffered, and that the last message came in place of."""
         self.closed = False
         """The last message has been put, or never will be."""
 
@@ -285,6 +288,7 @@ class Subscription:
         if self.closed:
             return
         if at_once:
+            self.unheard = self.backlog.next_attempt
             self._emptied()
         if self.backlog.only_a_gap:
             self._tell_gap()

@@ -6,6 +6,8 @@ The rules:
   subscriber has been given.
 - A message is made when it is put, for the count is known only then. Where events are buffered before it, that can be
   long after the end.
+- Its `attempts` are those that the subscriber has heard of: a last message that comes at once takes the place of the
+  restarts that were buffered before it.
 - Where a message cannot be made, its subscriber is told of a crash instead (`unmade`).
 
 The functions run with the session's lock held, in the thread that ends the stream or in the one that empties a buffer.
@@ -87,6 +89,8 @@ def _made(
     usage: dict[str, Any] | None,
 ) -> LastMessage:
     attempts = stream.attempts
+    if subscription.unheard is not None:
+        attempts = min(attempts, subscription.unheard - 1)
     return message(
         stream_id=stream.stream_id,
         events_count=subscription.count_of(attempts),
