@@ -31,6 +31,7 @@ from benchmarks.judges import (
 from benchmarks.kit import Figures
 from benchmarks.limits import COLUMNS
 from benchmarks.rows import ROWS
+from benchmarks.running import DISTURBED
 
 __all__ = ["TABLES", "filled", "main"]
 
@@ -181,7 +182,19 @@ def machine(run: Run) -> list[str]:
     """Where it was measured."""
     facts = run.machine
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
-    return [f"{facts['cores']} cores, {facts['system']}, Python {facts['python']}, loopback; {packages}."]
+    lines = [f"{facts['cores']} cores, {facts['system']}, Python {facts['python']}, loopback; {packages}."]
+    every = [f.values for found in run.rows.values() for figures in found.values() for f in figures]
+    client, server = (
+        median([values.get(f"others_{core}_core", 0.0) for values in every] or [0.0])
+        for core in ("client", "server")
+    )
+    if max(client, server) > DISTURBED:
+        lines.append(
+            f"Other programs had {client:.0%} of the client's core and {server:.0%} of the server's meanwhile"
+            " (medians). So absolute times are too high, and rows that want two quiet cores may be missing:"
+            " `make bench-page` fills all of them in."
+        )
+    return lines
 
 
 TABLES: dict[str, Callable[[Run], list[str]]] = {
