@@ -74,6 +74,7 @@ def test_a_stream_as_it_stands_on_the_wire(gemini: LocalGemini) -> None:
     assert completed["interaction"]["status"] == "completed"
     assert completed["interaction"]["usage"] == usage
     assert "steps" not in completed["interaction"]
+    gemini.requests[0].wait_closed()
     assert gemini.requests[0].usage == usage
 
 
@@ -94,6 +95,7 @@ def test_a_get_shows_the_users_input_and_a_post_does_not(gemini: LocalGemini) ->
     gemini.on("why", Reply("Because."))
     body = json.loads(create(gemini, [{"type": "text", "text": "why"}])[1])
     assert [step["type"] for step in body["steps"]] == ["model_output"]
+    gemini.requests[0].wait_closed()
     assert gemini.requests[0].usage == body["usage"]
     found = resource(gemini, body["id"])
     assert found["steps"][0] == {"type": "user_input", "content": [{"type": "text", "text": "why"}]}
@@ -381,6 +383,7 @@ def test_a_post_whose_answer_is_lost_has_been_carried_out(gemini: LocalGemini) -
         with pytest.raises(ConnectionError):
             create(gemini, "why", **more)
         record = gemini.requests[-1]
+        record.wait_closed()
         assert record.ended == "reset"
         wait_for(gemini, str(record.interaction_id), "completed")
     assert create(gemini, "why")[0] == 200
