@@ -70,7 +70,7 @@ subscribers = [*before, *children, *after]
 for at in (manager, alone):
     for subscriber in subscribers:
         at.ask(StartStream("hold", subscriber=subscriber))
-for _ in range(2 * len(subscribers)):
+for _ in range(2 * 2 * len(subscribers)):  # two events of each stream
     assert ready.acquire(timeout=20)
 """
 
