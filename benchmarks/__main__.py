@@ -24,7 +24,7 @@ from benchmarks.rows import ROWS
 from benchmarks.running import measure
 from benchmarks.server import Server, certified, serving
 
-PACKAGES = ("pykka", "requests", "urllib3", "msgspec", "orjson", "httptools", "aiohttp", "google-genai")
+PACKAGES = ("pykka", "requests", "urllib3", "msgspec", "orjson", "aiohttp", "google-genai")
 
 
 def machine() -> dict[str, Any]:

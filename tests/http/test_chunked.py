@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gemini_streams.http.chunked import ChunkedDecoder, ChunkedError
 
 chunks = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
-extensions = st.sampled_from([b"", b";a=b", b" ;x", b'  ;n="v"'])
+extensions = st.sampled_from([b"", b";a=b", b" ; x", b'  ;n="v"', b'; a="b c"'])
 
 
 def encode(payloads: list[bytes], extension: bytes = b"", trailers: bytes = b"") -> bytes:
@@ -68,7 +68,6 @@ def test_payload_is_given_before_its_chunk_is_whole() -> None:
         b"5\r\nhelloXX",
         b"ffffffffffffffff1\r\n",
         b"5\r\nhelloX",
-        b"5; x\r\nhello\r\n",  # no server was seen to send a blank there
     ],
 )
 def test_what_is_no_chunk_is_refused(wire: bytes) -> None:
@@ -83,7 +82,7 @@ def test_what_is_no_chunk_is_refused(wire: bytes) -> None:
 def test_what_stands_behind_the_body_is_no_part_of_it(
     payloads: list[bytes], behind: bytes, answer: bool, points: list[int]
 ) -> None:
-    """Also where that is another whole answer. Line ends alone are nothing."""
+    """Also where that is another whole answer."""
     if answer:
         behind = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(behind), behind)
     body = encode(payloads)
@@ -96,8 +95,7 @@ def test_what_stands_behind_the_body_is_no_part_of_it(
             got += decoder.feed(wire[start:end])
     assert got == b"".join(payloads)
     assert decoder.done
-    if behind.strip(b"\r\n"):
-        assert decoder.surplus or len(body) in places
+    assert decoder.surplus or len(body) in places
 
 
 def test_an_endless_size_line_is_refused() -> None:
