@@ -13,7 +13,7 @@ The rules:
 - A `HeadError` quotes nothing of the head.
 
 http.client takes and makes a head line by line, and reads it with a parser for e-mail: half of what a short stream
-costs. Node's parser (`chunked`) would save 4 of 7 µs a head. But it refuses what is read leniently here, so there would
+costs. Node's parser (httptools) would save 4 of 7 µs a head. But it refuses what is read leniently here, so there would
 have to be two readers that agree on where a body ends.
 """
 
