@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SITE_VENV := .venv-site
 
-.PHONY: demo test test-pythons test-wheel lint types check ci soak fuzz bench bench-page bench-plots pykka-suite lock clean
+.PHONY: demo test test-pythons test-wheel lint types check ci docs soak fuzz bench bench-page bench-plots pykka-suite lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
@@ -32,6 +33,12 @@ types: $(READY)
 	$(BIN)/mypy
 
 check: lint types test
+
+# The documentation site, in build/site: warnings are errors, and a test looks at what was built. Its tools have an
+# environment of their own. To read it: `python3 -m http.server -d build/site --bind 127.0.0.1`.
+docs: $(READY) $(SITE_VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(SITE_VENV)/bin/mkdocs build --config-file website/mkdocs.yml
+	$(BIN)/python -m pytest -m site -n 0 tests/docs/test_site.py
 
 # Pykka's own tests, with SupervisedActor as their runtime: its source distribution comes from the package index, once.
 pykka-suite: $(READY)
@@ -69,9 +76,15 @@ $(READY): pyproject.toml requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(READY)
 
-# New versions for the development set; needs `uv`.
+$(SITE_VENV)/.ready: website/requirements.lock
+	$(PYTHON) -m venv $(SITE_VENV)
+	$(SITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r website/requirements.lock
+	touch $(SITE_VENV)/.ready
+
+# New versions for the development set and the site's tools; needs `uv`.
 lock:
 	uv pip compile --universal --python-version 3.11 --no-header --no-annotate --group dev --all-extras pyproject.toml -o requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --no-header --no-annotate --group docs -o website/requirements.lock
 
 clean:
 	rm -rf $(VENV) $(wildcard .venv-*) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,14 +19,17 @@ class Asker(SubscriberActor):
         manager = whereis("gemini", ManagerRef)
         if manager is None:
             raise LookupError("no manager is called gemini")
-        manager.start_stream(self._question, subscriber=self.actor_ref)
+        self._stream_id = manager.start_stream(self._question, subscriber=self.actor_ref)
 
     def on_stream_event(self, event: StreamEvent) -> None:
-        """Take it."""
-        self._answer.add(event)
+        """Take it, unless it was asked for in a former life: a subscription outlives a restart."""
+        if event.stream_id == self._stream_id:
+            self._answer.add(event)
 
     def on_stream_complete(self, message: StreamComplete) -> None:
         """Say what the answer is."""
+        if message.stream_id != self._stream_id:
+            return
         self._answer.add(message)
         print(f"{self._answer.text} [whole: {self._answer.ok}, attempts: {message.attempts}]")
         self._answered.set()

@@ -228,18 +228,20 @@ _MANAGER_OPTIONS: dict[str, Callable[[str, Any], object] | None] = {
 class StreamOptions(TypedDict, total=False):
     """The options of one stream. A manager takes them too: there they are the defaults of its streams.
 
-    Times are seconds. Behind each name stands its default.
+    Times are seconds. The default stands in parentheses.
 
-    model ("gemini-flash-latest"): The model to ask.
-    config (None): What google-genai takes as `config`: a dict, or its own object.
-    idle_timeout (30.0): How long the server may be silent between two events.
-    first_event_timeout (300.0): How long an attempt may wait for its first event.
-    deadline (None): How long the whole stream may take, restarts included.
-    retry (RetryPolicy()): When a failed attempt is repeated.
-    flow (FlowControl()): How much may be on its way to each subscriber.
-    history (0): Bytes of memory for the events that are kept for subscribers who come later.
-    keep (0.0): How long the stream runs on without a subscriber.
-    endpoint (Gemini()): Which service is asked, and with which key.
+    Attributes:
+        model ("gemini-flash-latest"): The model to ask.
+        config (None): What google-genai takes as `config`: a dict, or its own object.
+        idle_timeout (30.0): How long the server may be silent between two events.
+        first_event_timeout (300.0): How long an attempt may wait for its first event.
+        deadline (None): How long the whole stream may take, restarts included.
+        retry (RetryPolicy()): When a failed attempt is repeated.
+        flow (FlowControl()): How much may be on its way to each subscriber.
+        history (0): Bytes of memory for the events that are kept for subscribers who come later.
+        keep (0.0): How long the stream runs on without a subscriber.
+        endpoint (Gemini()): Which service is asked, and with which key.
+
     """
 
     model: str
@@ -257,16 +259,18 @@ class StreamOptions(TypedDict, total=False):
 class ManagerOptions(StreamOptions, total=False):
     """The options of a manager: those of `StreamOptions`, as defaults of its streams, and its own.
 
-    Times are seconds, sizes bytes. Behind each name stands its default.
+    Times are seconds, sizes bytes. The default stands in parentheses.
 
-    max_streams (100): How many streams may run at once.
-    max_waiting (0): How many more streams may wait for their turn; the next one is refused.
-    connect_timeout (5.0): How long each of these may take: connecting to one address, a proxy's answer to CONNECT, a
-        TLS handshake.
-    max_event_bytes (67108864): The size of the largest event that is accepted.
-    linger (5.0): How long a stream that has ended stays visible.
-    shutdown (5.0): How long each actor of the manager's tree may take to end.
-    clock (SYSTEM_CLOCK): What tells the time; for tests.
+    Attributes:
+        max_streams (100): How many streams may run at once.
+        max_waiting (0): How many more streams may wait for their turn; the next one is refused.
+        connect_timeout (5.0): How long each of these may take: connecting to one address, a proxy's answer to
+            CONNECT, a TLS handshake.
+        max_event_bytes (67108864): The size of the largest event that is accepted.
+        linger (5.0): How long a stream that has ended stays visible.
+        shutdown (5.0): How long each actor of the manager's tree may take to end.
+        clock (SYSTEM_CLOCK): What tells the time; for tests.
+
     """
 
     max_streams: int

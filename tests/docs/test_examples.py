@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-OURS = ("one_stream.py", "one_to_many.py", "many_at_once.py", "supervised_application.py")
+SHORT = ("one_stream.py", "one_to_many.py", "many_at_once.py", "supervised_application.py", "fan_out.py")
 
 
-def run(name: str) -> subprocess.CompletedProcess[str]:
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     keys = ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_USE_VERTEXAI")
     env = {name: value for name, value in os.environ.items() if name not in keys}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=50,
         env=env,
     )
     assert done.returncode == 0, done.stderr
@@ -72,6 +72,66 @@ def test_supervised_application() -> None:
     assert "reason='Killed'" in done.stderr
 
 
-@pytest.mark.parametrize("name", OURS)
+def test_chat_room() -> None:
+    done = run("chat_room.py")
+    assert done.stdout.splitlines() == [
+        "Ada has read: It is blue by day. Then it is black.",
+        "Carol has read: It is blue by day. Then it is black.",
+        "Bob has read all: False",
+        "the second request: user, model, user",
+    ]
+    assert done.stderr == ""
+
+
+def test_fan_out() -> None:
+    done = run("fan_out.py")
+    assert done.stdout.splitlines() == [
+        "no. 13: 400 INVALID_ARGUMENT: There is no such proverb.",
+        "99 of 100 answers are whole",
+        "no. 42: Better late than never.",
+        "no. 77: Haste makes waste.",
+        "102 requests for 100 prompts",
+    ]
+    assert done.stderr == ""
+
+
+def test_on_asyncio() -> None:
+    done = run("on_asyncio.py")
+    assert done.stdout.splitlines() == [
+        "Air scatters blue. | Air scatters blue.",
+        "the sea: cancelled, and the connection closed: True",
+        "Noted.",
+        "Noted.",
+        "Noted.",
+    ]
+    assert done.stderr == ""
+
+
+def test_tool_loop() -> None:
+    done = run("tool_loop.py")
+    assert done.stdout.splitlines() == [
+        "[weather {'place': 'Oslo'}]",
+        "[weather {'place': 'Rome'}]",
+        "[weather {'place': 'Atlantis'}]",
+        "Rome is, by 20 degrees. I found no Atlantis.",
+        "sent in the second round: ['user', 'model', 'user']",
+    ]
+    assert done.stderr == ""
+
+
+def test_the_suite_that_makes_faults() -> None:
+    done = run("test_faults.py", "-q", "-p", "no:cacheprovider", "-c", os.devnull)
+    assert re.search(r"(?m)^16 passed in", done.stdout)
+
+
+def test_every_example_is_run_here_or_by_the_supervisors_tests() -> None:
+    tests = "".join(
+        (Path(__file__).parents[1] / each).read_text()
+        for each in ("docs/test_examples.py", "supervisor/test_docs.py")
+    )
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in tests] == []
+
+
+@pytest.mark.parametrize("name", SHORT)
 def test_an_example_is_short(name: str) -> None:
-    assert len((EXAMPLES / name).read_text().splitlines()) <= 60
+    assert len((EXAMPLES / name).read_text().splitlines()) <= 65

@@ -1,4 +1,4 @@
-"""The documentation's code runs, and the tests that it names exist."""
+"""The example of plain Pykka actors runs, and the tests that the documentation names exist."""
 
 from __future__ import annotations
 
@@ -6,33 +6,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-
-from supervisor.kit import Worker
 
 ROOT = Path(__file__).parents[2]
-
-
-def blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-
-
-def test_the_first_example_of_the_page_runs() -> None:
-    first, _ = blocks("supervisor.md")
-    names: dict[str, Any] = {"__name__": "page"}
-    lines = first.replace("counter.add().get()                           # 5", "first = counter.add().get()")
-    lines = lines.replace(
-        "counter.add().get()                           # ...", "second = counter.add().get()  #"
-    )
-    exec(compile(lines, "supervisor.md", "exec"), names)
-    assert (names["first"], names["second"]) == (5, 5)
-
-
-def test_the_example_of_a_test_passes() -> None:
-    _, second = blocks("supervisor.md")
-    names: dict[str, Any] = {"Worker": Worker}
-    exec(compile(second, "supervisor.md", "exec"), names)
-    names["test_the_worker_comes_back"]()
 
 
 def test_the_example_program_runs() -> None:
