@@ -31,10 +31,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def example_page(path: Path) -> str:
-    """Return the page of one example: what it says of itself, and the program."""
-    code = path.read_text()
-    about = ast.get_docstring(ast.parse(code)) or ""
-    return f"# {path.name}\n\n{about}\n\n```python\n{code}```\n"
+    """Return the page of one example: what it says of itself, and the program behind that."""
+    text = path.read_text()
+    said = ast.parse(text).body[0]
+    about = ast.get_docstring(ast.parse(text)) or ""
+    code = "\n".join(text.splitlines()[said.end_lineno :]).strip()
+    return f"# {path.name}\n\n{about}\n\n```python\n{code}\n```\n"
 
 
 def on_page_markdown(markdown: str, page: Any, **_kwargs: Any) -> str:
