@@ -40,7 +40,9 @@ def example_page(path: Path) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_kwargs: Any) -> str:
-    """Turn links that leave docs/ into links to the site's own pages."""
+    """Turn links that leave docs/ into links to the site's own pages; a search finds the guides first."""
+    if page.file.src_uri.startswith("api/"):
+        page.meta["search"] = {"boost": 0.5}
     return markdown if "/" in page.file.src_uri else _LINK.sub(_on_the_site, markdown)
 
 
