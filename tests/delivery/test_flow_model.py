@@ -414,7 +414,10 @@ class Delivery(RuleBasedStateMachine):
                 joining, self.join_in_between = self.join_in_between, None
                 self._join(*joining)
             pump: Any = SimpleNamespace(
-                _session=self.session, _attempt=attempt, _into=Feed(self.session, attempt)
+                _session=self.session,
+                _attempt=attempt,
+                _into=Feed(self.session, attempt),
+                _exchange=SimpleNamespace(whole=False),
             )
             for payload in payloads:
                 self.truth.append(msgspec.json.decode(payload))

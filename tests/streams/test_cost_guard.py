@@ -8,6 +8,7 @@ subscribers that have left, with attempts) is compared with itself.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
@@ -357,7 +358,26 @@ def test_a_short_stream(
         run(running, "short", seen, ref)
     for kind, most in CALLS_A_SHORT_STREAM.items():
         within(kind, calls.total(kind) / 10, most)
+    # The subscriber is woken once for the events and the end, where both came in one read.
+    assert calls.named("StreamActor", "Mailbox.put_quietly") >= 5
     assert {record.connection for record in gemini.requests} == {1}
+
+
+def test_an_attempt_leaves_nothing_to_the_garbage_collector(
+    gemini: LocalGemini, manager: StartManager, start: Callable[..., Any]
+) -> None:
+    gemini.on("short", answer(3))
+    running, seen = manager(linger=60), Seen()
+    ref = start(Sink, seen)
+    run(running, "short", seen, ref)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            run(running, "short", seen, ref)
+        within("objects in cycles a stream", gc.collect() / 10, 3)
+    finally:
+        gc.enable()
 
 
 def test_threads_descriptors_and_connections(

@@ -230,6 +230,7 @@ class Exchange:
     def close(self) -> None:
         """Close the connection."""
         answer, self._answer, self._read = self._answer, None, None
+        self._on_connected = None
         with self._lock:
             sock, self._sock = self._sock, None
             handshake, self._handshake = self._handshake, None
@@ -301,10 +302,10 @@ class Exchange:
             raise Interrupted
         self._read = sock.recv
         self._direct = sock is within
-        if not self._connected:
-            self._connected = True
-            if self._on_connected is not None:
-                self._on_connected()
+        self._connected = True
+        on_connected, self._on_connected = self._on_connected, None  # its owner may hold this exchange
+        if on_connected is not None:
+            on_connected()
 
     def answered(self, head: Head, leftover: bytes) -> None:
         """Take note of the answer's head and what came along behind it; the body is read from the socket."""

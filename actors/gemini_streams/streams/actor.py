@@ -144,14 +144,16 @@ class StreamActor(SupervisedActor):
         if self._interrupted:
             return
         if attempt is not None:
+            feed = Feed(self._session, attempt)
             try:
-                self._stream(Feed(self._session, attempt))
+                self._stream(feed)
             except Retired:
                 pass
             except Interrupted:
                 if attempt.error is not None:
                     raise attempt.error from None
             finally:
+                feed.wake()
                 if attempt.exchange is not None:
                     attempt.exchange.close()
         if not self.retired:
@@ -190,6 +192,7 @@ class StreamActor(SupervisedActor):
                     raise BadFinishError(f"the answer ended with finishReason {reason}", reason)
                 feed.complete()
                 return
+            feed.wake()
             fruitless = fruitless + 1 if session.resume == resume else 0
             if fruitless >= _MAX_FRUITLESS_HOPS:
                 raise StreamTruncatedError(

@@ -28,11 +28,12 @@ _ENUM_VALUE = re.compile("[A-Z0-9_]{1,64}")
 class Feed:
     """One attempt's. `attempt` and `session` never change."""
 
-    __slots__ = ("attempt", "session")
+    __slots__ = ("_wakes", "attempt", "session")
 
     def __init__(self, session: Session, attempt: Attempt) -> None:
         self.session = session
         self.attempt = attempt
+        self._wakes: list[threading.Lock] = []  # of subscribers that have the last events of an answer
 
     def connected(self) -> None:
         """Take note that the request is about to be sent: from here on the server's silence counts."""
@@ -68,17 +69,29 @@ class Feed:
                     attempt.free, attempt.free_bytes = count, room
                     return count, room
                 session.watchdog.arm()
+            self.wake()  # the subscriber that is waited for may be one of them
             parked.acquire()
             with session.lock:
                 session.watchdog.arm()
 
-    def deliver(self, events: list[StreamEvent], payloads: list[bytes]) -> None:
-        """Give events to all subscribers. Raises `Retired`."""
+    def deliver(self, events: list[StreamEvent], payloads: list[bytes], *, last: bool = False) -> None:
+        """Give events to all subscribers. Raises `Retired`.
+
+        `last`: the answer's end has been read too, so its subscribers are woken once for both, by `wake`.
+        """
         session = self.session
         with session.lock:
-            interrupted = self._deliver(events, payloads, sum(map(len, payloads)))
+            interrupted = self._deliver(
+                events, payloads, sum(map(len, payloads)), self._wakes if last else None
+            )
         if interrupted is not None:
             hang_up(interrupted)
+
+    def wake(self) -> None:
+        """Wake the subscribers that have the last events of an answer, and what followed from its end."""
+        wakes = self._wakes
+        while wakes:
+            wakes.pop().release()
 
     def deliver_now(
         self, events: list[StreamEvent], payloads: list[bytes], wakes: list[threading.Lock]

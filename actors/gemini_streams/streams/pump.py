@@ -213,7 +213,8 @@ class Pump:
     def _deliver(self, payloads: list[bytes]) -> None:
         events, kept, broken = _events_of(self._session, self._attempt, payloads)
         if events:
-            self._into.deliver(events, kept)
+            last = self._exchange.whole and broken is None and not self._decoder.waiting
+            self._into.deliver(events, kept, last=last)
         if broken is not None:
             raise broken
 

@@ -77,6 +77,12 @@ class _Watched:
         self.monitor: MonitorRef | None = None
         self.sessions: set[Session] = set()
 
+    def demonitor(self) -> None:
+        """Let the subscriber be monitored no more; the monitor and this hold each other."""
+        told, self.monitor = self.monitor, None
+        if told is not None:
+            demonitor(told)
+
 
 _everywhere: weakref.WeakSet[Sessions] = weakref.WeakSet()
 
@@ -345,15 +351,14 @@ class Sessions:
             if watched.sessions:
                 return
             del self._watched[ref.actor_urn]
-        if watched.monitor is not None:
-            demonitor(watched.monitor)
+        watched.demonitor()
 
     def _monitor(self, ref: pykka.ActorRef[Any], watched: _Watched) -> None:
-        told = watched.monitor = monitor_directly(ref, lambda down: self._down(ref, watched, down))
+        watched.monitor = monitor_directly(ref, lambda down: self._down(ref, watched, down))
         with self._lock:
             left = self._watched.get(ref.actor_urn) is not watched
         if left:
-            demonitor(told)
+            watched.demonitor()
 
     def _down(self, ref: pykka.ActorRef[Any], watched: _Watched, down: Down) -> None:
         """In the dying subscriber's thread, or a sweeper's."""
