@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SITE_VENV := .venv-site
 
-.PHONY: demo test test-pythons test-wheel lint types check ci docs soak fuzz bench bench-page bench-plots pykka-suite lock clean
+.PHONY: demo test test-browser test-pythons test-wheel lint types check ci docs soak fuzz bench bench-page bench-plots pykka-suite lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
@@ -19,6 +19,11 @@ test-pythons:
 
 test-wheel: $(READY)
 	.ci/wheel
+
+# What only a real browser shows; wants a Chromium (Debian: apt-get install chromium) or BROWSER_PATH=... .
+BROWSER_PATH ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+test-browser: $(READY)
+	BROWSER_PATH="$(or $(BROWSER_PATH),$(error no Chromium is found: give BROWSER_PATH=...))" $(BIN)/python -m pytest -n 0 tests/browser
 
 # All that has to pass before a change lands.
 ci:

@@ -50,6 +50,13 @@ def test_one_to_many() -> None:
     assert "this reader dies over its first event" in done.stderr  # a crash is reported, and harms nobody
 
 
+@pytest.mark.parametrize("name", ["web_flask.py", "web_starlette.py"])
+def test_answers_in_a_browser(name: str) -> None:
+    done = run(name, "--check")
+    assert done.stdout == 'data: {"outcome":"complete","ok":true,"finish_reason":"STOP"}\n'
+    assert done.stderr == ""
+
+
 def test_many_at_once() -> None:
     done = run("many_at_once.py")
     first, second = done.stdout.splitlines()

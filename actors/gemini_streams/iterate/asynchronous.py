@@ -284,6 +284,25 @@ class AsyncStream(Reading, AsyncIterator[ItemT_co], Generic[ItemT_co]):
         with contextlib.suppress(pykka.ActorDeadError):
             self._inbox.put(Envelope(_WAKE))
 
+    async def _several(self) -> list[Any] | None:
+        """Await all events of the next read, or what is none; see `Stream._several`."""
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(f"{self!r} {BUSY.format('task', 'afollow')}")
+        try:
+            while True:
+                if self._batch is not None:
+                    self._acknowledge(self._batch)
+                message = await self._receive()
+                if message is SILENCE:
+                    return None
+                item = self._take(message)
+                if item is not None:
+                    return [item]
+                if self._batch is not None:
+                    return list(self._batch.rest)
+        finally:
+            self._turn.release()
+
     async def _receive(self) -> Any:
         """Await a message; `SILENCE` after `heartbeat` seconds. Starts the stream, and raises its failure."""
         await self._start()

@@ -189,6 +189,28 @@ class Stream(Reading, Iterator[ItemT_co], Generic[ItemT_co]):
         super().cancel()
         self._inbox.put(Envelope(_WAKE))
 
+    def _several(self) -> list[Any] | None:
+        """Wait for all events of the next read, or for what is none; `None` after `heartbeat` seconds. Folds nothing.
+
+        Having asked for the next ones is the acknowledgement, as it is of single events.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(f"{self!r} {BUSY.format('thread', 'follow')}")
+        try:
+            while True:
+                if self._batch is not None:
+                    self._acknowledge(self._batch)
+                message = self._receive()
+                if message is SILENCE:
+                    return None
+                item = self._take(message)
+                if item is not None:
+                    return [item]
+                if self._batch is not None:
+                    return list(self._batch.rest)
+        finally:
+            self._turn.release()
+
     def _receive(self) -> Any:
         """Wait for a message; `SILENCE` after `heartbeat` seconds. Starts the stream, and raises its failure."""
         self._start()
