@@ -589,7 +589,8 @@ def test_consumers_are_woken_when_the_whole_turn_is_over(
 def test_turns_that_follow_one_another_take_more_at_a_time(
     reader: Reader, sources: Callable[..., Source]
 ) -> None:
-    """A source that has something every tenth of a millisecond is looked at every two."""
+    """A source that has something every tenth of a millisecond is looked at every two, where it is not alone."""
+    other = Lender(reader, sources())
     source = sources()
     lender = Lender(reader, source)
     began = time.monotonic()
@@ -600,3 +601,18 @@ def test_turns_that_follow_one_another_take_more_at_a_time(
     source.there.send(b"q")
     assert lender.returned()
     assert source.log.count("turn ") <= took / 0.002 + 3
+    other.source.there.send(b"q")
+    assert other.returned()
+
+
+def test_a_source_that_is_lent_alone_waits_for_no_pause(
+    reader: Reader, sources: Callable[..., Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "_PAUSE", 10.0)
+    lender = Lender(reader, sources())
+    began = time.monotonic()
+    for seen in (b"a", b"aa", b"aaq"):
+        lender.source.there.send(seen[-1:])
+        eventually(lambda seen=seen: lender.source.got == seen)  # type: ignore[misc]
+    assert lender.returned()
+    assert time.monotonic() - began < 5

@@ -16,7 +16,7 @@ The rules:
 - What a turn puts into an inbox is there at once, in order. The consumer that waits for it is woken when the whole turn
   is over (`wakes`): so a consumer of many streams wakes once a turn, and takes the interpreter from nobody's reading.
 - Where one turn follows another at once, the thread sleeps for `_PAUSE` before it looks again, and takes more at a
-  time. Turns that are rarer than that wait for nothing.
+  time. Turns that are rarer than that wait for nothing, and neither does a source that is lent alone.
 - Neither phase blocks, and neither raises. A source that has come to anything out of the ordinary (its end, a failure,
   a subscriber who is full) says so by its `turn`, and is given back to its thread, which knows what to do.
 - The reader's thread runs while something is lent, and a little longer. Where it cannot run (no thread, no descriptor
@@ -105,6 +105,11 @@ class _Loop:
     def idle(self) -> bool:
         """Whether nothing is lent."""
         return len(self.selector.get_map()) == 1
+
+    @property
+    def lonely(self) -> bool:
+        """Whether no more than one source is lent: nobody's read could be shared."""
+        return len(self.selector.get_map()) <= 2
 
     def close(self) -> None:
         self.selector.close()
@@ -197,7 +202,7 @@ class Reader:
 
     def _serve(self, loop: _Loop) -> bool:
         """Serve those who are ready; `False` when the thread shall end."""
-        pause = loop.began + _PAUSE - time.monotonic()
+        pause = 0.0 if loop.lonely else loop.began + _PAUSE - time.monotonic()
         if pause > 0:
             time.sleep(pause)
         ready = loop.selector.select(_LINGER if loop.idle else None)
