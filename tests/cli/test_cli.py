@@ -35,18 +35,10 @@ from gemini_streams.errors import (
 )
 from gemini_streams.messages import StreamEvent, StreamRestarting
 from gemini_streams.testing import Failure, LocalGemini, Reply, RequestRecord
+from kit.command import environment
 from kit.helpers import eventually
 
-KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_USE_VERTEXAI")
 NAMES = ("tides", "rain", "sailors", "salt", "nobody", "bees")
-
-
-def environment(gemini: LocalGemini | None = None, more: dict[str, str] | None = None) -> dict[str, str]:
-    """An environment that has no key, or the local Gemini's."""
-    clean = {name: value for name, value in os.environ.items() if name not in KEYS}
-    if gemini is not None:
-        clean |= {"GEMINI_API_KEY": "local-key", "GOOGLE_GEMINI_BASE_URL": gemini.url}
-    return clean | (more or {})
 
 
 def command(*arguments: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The command line: its arguments, and what comes of errors. Each command has a file of its own.
 
-- Exit codes: 0 as it should be, 1 not so (with one line on standard error), 2 wrong arguments, 130 interrupted.
+- Exit codes: 0 as it should be, 1 not so (with one line on standard error), 2 wrong arguments, 130 interrupted,
+  143 terminated (`batch`).
 - Where standard output is closed nothing is asked. Where it cannot be written any more, the command ends with 1; a
   reader that has left needs no line about it. No way of ending shows a traceback.
 """
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from gemini_streams.cli.ask import run_ask
+from gemini_streams.cli.batch import run_batch
 from gemini_streams.cli.demo import run_demo
 from gemini_streams.cli.output import advice, complain, mute, name_of
 from gemini_streams.errors import GeminiStreamsError
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     version = importlib.metadata.version("gemini-streams")
     parser.add_argument("--version", action="version", version=f"gemini-streams {version}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="demo | ask")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="demo | ask | batch")
 
     demo = commands.add_parser(
         "demo",
@@ -96,6 +98,25 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("prompt", help="what to ask; - reads it from standard input")
     _model_option(ask)
     ask.set_defaults(run=run_ask)
+
+    batch = commands.add_parser(
+        "batch",
+        help="many prompts from a file, their answers into another",
+        description='Asks each line of IN, {"key": ..., "request": {...}}, and writes a line {"key": ..., "response"'
+        ' or "error": {...}} to OUT as the answers end. Started again, it goes on: keys with a response are skipped,'
+        " those with an error are asked again. Quotas are waited out. Exit code 0: all keys have a whole response;"
+        " 1: some have not; 2: a file or an argument is wrong; 130, 143: interrupted, terminated.",
+    )
+    batch.add_argument("input", metavar="IN.jsonl", help="the requests, as Google's batch mode takes them")
+    batch.add_argument(
+        "output", metavar="OUT.jsonl", help="where the answers go; an unfinished one is gone on with"
+    )
+    batch.add_argument(
+        "--at-once", type=int, default=20, help="how many requests run at once (default: %(default)s)"
+    )
+    batch.add_argument("--quiet", action="store_true", help="no progress and no sum on standard error")
+    _model_option(batch)
+    batch.set_defaults(run=run_batch)
     return parser
 
 
