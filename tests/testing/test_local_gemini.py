@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from gemini_streams.testing import (
     Failure,
@@ -449,3 +450,18 @@ def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
         [sys.executable, "-c", program], capture_output=True, timeout=20, check=True, text=True
     )
     assert done.stdout.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta"])
+def test_a_field_that_the_api_does_not_know_is_refused(gemini: LocalGemini, version: str) -> None:
+    def post(body: dict[str, Any]) -> requests.Response:
+        url = f"{gemini.url}/{version}/models/m:streamGenerateContent?alt=sse"
+        with requests.post(url, json=body, headers={"x-goog-api-key": "local-key"}, timeout=10) as response:
+            return response
+
+    contents = [{"parts": [{"text": "why"}]}]
+    refused = post({"contents": contents, "temperatur": 1})
+    assert refused.status_code == 400
+    assert 'Unknown name "temperatur": Cannot find field.' in refused.json()["error"]["message"]
+    for name in ("generationConfig", "generation_config"):
+        assert post({"contents": contents, name: {}}).status_code == 200

@@ -14,6 +14,24 @@ from gemini_streams.testing.replies import Failure
 __all__ = ["decode", "refusal"]
 
 
+_FIELDS = (
+    "cachedContent",
+    "contents",
+    "continuationToken",
+    "generationConfig",
+    "labels",
+    "model",
+    "safetySettings",
+    "serviceTier",
+    "store",
+    "systemInstruction",
+    "toolConfig",
+    "tools",
+)
+_KNOWN = frozenset(_FIELDS) | {re.sub(r"[A-Z]", lambda m: "_" + m[0].lower(), name) for name in _FIELDS}
+"""The fields of a request; the API takes both spellings."""
+
+
 def refusal(
     method: str, target: str, record: RequestRecord, key: str | None, keys: tuple[str, ...] | None
 ) -> Failure | None:
@@ -35,6 +53,10 @@ def decode(record: RequestRecord, body: bytes, masks: Masks) -> Failure | None:
         record.body = masks.body(body, msgspec.json.decode(body))
     except msgspec.DecodeError:
         return Failure(400, "Invalid JSON payload received.")
+    unknown = [name for name in record.body if name not in _KNOWN] if isinstance(record.body, dict) else []
+    if unknown:
+        names = "\n".join(f'Unknown name "{name}": Cannot find field.' for name in unknown)
+        return Failure(400, f"Invalid JSON payload received. {names}")
     contents = record.body.get("contents") if isinstance(record.body, dict) else None
     if not contents:
         return Failure(400, "* GenerateContentRequest.contents: contents is not specified")
