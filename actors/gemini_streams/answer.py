@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from gemini_streams.api.chosen import api
+from gemini_streams.api.chosen import Said, cursor_of, said_by, says, steps_of
 from gemini_streams.api.json_values import copied
 from gemini_streams.errors import GeminiStreamsError, IncompleteAnswerError, StreamEndedError
 from gemini_streams.messages import (
@@ -32,8 +32,6 @@ from gemini_streams.messages import (
 )
 
 __all__ = ["Answer"]
-
-_plain_text_of, _usage_of = api.plain_text_of, api.usage_of  # found once: they read every event
 
 Piece: TypeAlias = "str | tuple[dict[str, Any], ...]"
 """What stays of an event: its text, where it has one plain text and nothing more, as most have; else its parts."""
@@ -73,10 +71,12 @@ class Answer:
         "_gaps",
         "_last",
         "_left",
+        "_mark",
         "_next",
         "_pieces",
         "_refusal",
         "_role",
+        "_said",
         "_sequences",
         "_stream_id",
         "_tag",
@@ -92,6 +92,8 @@ class Answer:
         self._pieces: list[Piece] = []  # what each of those said
         self._calls: list[tuple[int, dict[str, Any]]] = []  # (sequence, function call)
         self._role: tuple[int, str] | None = None  # (sequence of the event that named it, role)
+        self._said: list[tuple[int, Said]] = []  # (sequence, what it says of a step)
+        self._mark: tuple[Any, int] | None = None  # of the latest event, and its attempt
         self._usage: dict[str, Any] | None = None
         self._gaps: list[tuple[int, int]] = []  # (first sequence, count) of what stands and never came
         self._next = 0
@@ -196,6 +198,28 @@ class Answer:
         return {"role": role, "parts": parts} if parts else None
 
     @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The steps of an interaction as far as they stand, as the API's resource has them; a copy.
+
+        To go on from them without `previous_interaction_id`, put them behind the input's own steps.
+        """
+        return steps_of(said for _, said in self._said)
+
+    @property
+    def interaction_id(self) -> str | None:
+        """Under which the server keeps the interaction, once an event or the last message has named it."""
+        if self._last is not None:
+            return self._last.interaction_id
+        return None if self._mark is None else self._mark[0][0]
+
+    @property
+    def cursor(self) -> str | None:
+        """The cursor of the last event received that stands, for `ResumeInteraction`; made at each use."""
+        if self._last is not None:
+            return self._last.cursor
+        return None if self._mark is None else cursor_of(*self._mark)
+
+    @property
     def usage(self) -> dict[str, Any] | None:
         """Tokens. Once done, the last message's: of all requests that stand.
 
@@ -222,7 +246,7 @@ class Answer:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the model ended (`STOP`, `MAX_TOKENS`, …), once the stream has completed."""
+        """Why the model ended (`STOP`, `MAX_TOKENS`, …), or an interaction's status, once the stream has completed."""
         return self._last.finish_reason if isinstance(self._last, StreamComplete) else None
 
     @property
@@ -237,7 +261,7 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """The whole answer is here: completed with STOP, not blocked, and nothing missing."""
+        """The whole answer is here: `StreamComplete.ok`, and nothing missing."""
         return (
             isinstance(self._last, StreamComplete)
             and self._last.ok
@@ -256,7 +280,7 @@ class Answer:
 
         The stream's error where it failed, what the manager refused the request with, `StreamEndedError` where the
         stream was stopped or its iterator was left before the last message, and `IncompleteAnswerError` where it
-        completed otherwise than with `STOP`, was blocked, or has something missing.
+        completed otherwise than as a whole, was blocked, or has something missing.
         """
         match self._last:
             case None if self._left:
@@ -299,21 +323,28 @@ class Answer:
 
     def _read(self, event: StreamEvent) -> None:
         """Keep what an event says, and nothing else of it."""
-        piece: Piece | None = _plain_text_of(event.data)
+        data = event.data
+        reads = says(data)
+        piece: Piece | None = reads.plain_text_of(data)
         if piece is None:
             piece = self._read_parts(event)
+        if "event_type" in data:
+            said = said_by(data)
+            if said is not None:
+                self._said.append((event.sequence, said))
+            self._mark = None if event.mark is None else (event.mark, event.attempt)
         self._sequences.append(event.sequence)
         self._pieces.append(piece)
         self._next = event.sequence + 1
-        usage = _usage_of(event.data)
+        usage = reads.usage_of(data)
         if usage is not None:
             self._usage = usage
         if self._role is None:
-            role = api.role_of(event.data)
+            role = reads.role_of(data)
             self._role = (event.sequence, role) if role else None
 
     def _read_parts(self, event: StreamEvent) -> Piece:
-        parts = api.whole_parts_of(event.data)
+        parts = says(event.data).whole_parts_of(event.data)
         if len(parts) == 1 and len(parts[0]) == 1 and "text" in parts[0]:
             text: str = parts[0]["text"]
             return text
@@ -327,7 +358,8 @@ class Answer:
             self._text.void(stands)
             self._thoughts.void(stands)
             self._calls = [call for call in self._calls if call[0] < resume_at]
-            self._usage = None
+            del self._said[bisect_left(self._said, resume_at, key=lambda said: said[0]) :]
+            self._usage = self._mark = None
             if self._role is not None and self._role[0] >= resume_at:
                 self._role = None
         while self._gaps and sum(self._gaps[-1]) > resume_at:

@@ -26,11 +26,15 @@ __all__ = [
     "HistoryGoneError",
     "IdleTimeoutError",
     "IncompleteAnswerError",
+    "InteractionFailedError",
+    "InteractionGoneError",
+    "InteractionStalledError",
     "InvalidRequestError",
     "MalformedEventError",
     "ManagerDrainingError",
     "MaxStreamsExceededError",
     "MissingCredentialsError",
+    "ReplayMismatchError",
     "SlowSubscriberError",
     "StreamCrashedError",
     "StreamEndedError",
@@ -193,6 +197,44 @@ class StreamCrashedError(GeminiStreamsError):
     """The stream's actor, or what holds it, died. The cause is in the text."""
 
     default_retryable = True
+
+
+class ReplayMismatchError(GeminiStreamsError):
+    """The server has repeated an interaction's events, and what they say is not what it had said before.
+
+    What is void by it is told by the `StreamRestarting` that carries this error.
+    """
+
+    default_retryable = True
+
+
+class InteractionGoneError(GeminiStreamsError, LookupError):
+    """The server does not know the interaction any more: it was deleted, or kept for as long as the service keeps it.
+
+    A stream that had started the interaction itself asks anew, as its retry policy allows. One that was resumed from a
+    cursor or an id asks for nothing.
+    """
+
+    default_retryable = True
+
+
+class InteractionStalledError(GeminiStreamsError, TimeoutError):
+    """The server says that the interaction is in progress, and nothing of it has moved for `max_silence`."""
+
+
+class InteractionFailedError(GeminiStreamsError):
+    """The interaction has ended without an answer: `status` is `failed`, `cancelled` or `budget_exceeded`."""
+
+    def __init__(
+        self,
+        message: str = "",
+        status: str = "",
+        *,
+        retryable: bool | None = None,
+        retry_at: float | None = None,
+    ) -> None:
+        super().__init__(message, retryable=retryable, retry_at=retry_at)
+        self.status = status
 
 
 class SlowSubscriberError(GeminiStreamsError):

@@ -4,7 +4,7 @@ The rules:
 
 - The manager keeps no books: streams, names and slots stand in the table (`streams.registry`), which outlives it.
 - No handler waits for a stream, a subscriber or the network, and none reads an application's own objects: a
-  `StartStream` was read in the asker's thread (`prepared`).
+  request for a stream was read in the asker's thread (`prepared`).
 - No message of any kind ends the manager. A refused `ask` raises in the asker; a refused `tell` is logged as a warning.
 
 `tree` builds the tree that the manager is part of.
@@ -32,7 +32,10 @@ from gemini_streams.messages import (
     GetStreamInfo,
     ListStreams,
     ManagerStats,
-    PatientStart,
+    Patient,
+    ResumeInteraction,
+    Start,
+    StartInteraction,
     StartStream,
     StopStream,
     StreamInfo,
@@ -74,18 +77,18 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
     The methods send the request of the same name and wait for the answer, at most `timeout` seconds
     (`pykka.Timeout`); they raise what the manager refuses with.
 
-    A `StartStream` is read in the thread that asks or tells: its pictures are encoded there, and its pydantic objects
+    A request for a stream is read in the thread that asks or tells: its pictures are encoded there, and its pydantic objects
     are read there. On an event loop that is the loop's thread.
     """
 
     _preparer: Preparer
 
     def prepared(self, message: Any) -> Any:
-        """Return the message as the manager's inbox takes it: a `StartStream` is read in the calling thread.
+        """Return the message as the manager's inbox takes it: a request for a stream is read in the calling thread.
 
         Raises `InvalidRequestError`, `MissingCredentialsError`, and what the objects in the request raise.
         """
-        if not isinstance(message, StartStream) or not self.is_alive():
+        if not isinstance(message, Start | Patient) or not self.is_alive():
             return message
         try:
             return self._preparer.prepare(message)
@@ -98,7 +101,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
     def tell(self, message: Any) -> None:
         """Send a message, from any thread; never blocks. Raises `pykka.ActorDeadError`.
 
-        A `StartStream` that is refused is logged as a warning.
+        A request that is refused is logged as a warning.
         """
         try:
             message = self.prepared(message)
@@ -139,6 +142,30 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         request = StartStream(
             contents, subscriber=cast("Any", subscriber), stream_id=stream_id, tag=tag, **options
         )
+        return cast("str", self.ask(request, timeout=timeout))
+
+    def start_interaction(
+        self,
+        input: Any,  # noqa: A002 - the service's word
+        *,
+        subscriber: pykka.ActorRef[Any] | Collection[pykka.ActorRef[Any]],
+        timeout: float | None = None,
+        **options: Any,
+    ) -> str:
+        """Start an interaction; returns its stream's id. The parameters are those of `StartInteraction`."""
+        request = StartInteraction(input, subscriber=cast("Any", subscriber), **options)
+        return cast("str", self.ask(request, timeout=timeout))
+
+    def resume_interaction(
+        self,
+        cursor: str,
+        *,
+        subscriber: pykka.ActorRef[Any] | Collection[pykka.ActorRef[Any]],
+        timeout: float | None = None,
+        **options: Any,
+    ) -> str:
+        """Read an interaction on; returns its stream's id. The parameters are those of `ResumeInteraction`."""
+        request = ResumeInteraction(cursor, subscriber=cast("Any", subscriber), **options)
         return cast("str", self.ask(request, timeout=timeout))
 
     def stop_stream(self, stream_id: str, *, timeout: float | None = None) -> bool:
@@ -214,7 +241,9 @@ class ManagerActor(SupervisedActor):
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
             Prepared: self._start_stream,
             StartStream: self._prepare_and_start,
-            PatientStart: self._prepare_and_start,
+            StartInteraction: self._prepare_and_start,
+            ResumeInteraction: self._prepare_and_start,
+            Patient: self._prepare_and_start,
             StopStream: lambda m: self._stop_stream(m.stream_id),
             Subscribe: self._subscribe,
             Unsubscribe: self._unsubscribe,
@@ -302,12 +331,12 @@ class ManagerActor(SupervisedActor):
 
     # -- the handlers ------------------------------------------------------------------------------------------------
 
-    def _prepare_and_start(self, request: StartStream) -> str:
+    def _prepare_and_start(self, request: Start | Patient) -> str:
         """Start a stream of a message that was put into the inbox as it is."""
         return self._start_stream(self._tree.preparer.prepare(request))
 
     def _start_stream(self, prepared: Prepared) -> str:
-        start, options, subscribers, stream_id, request, target = prepared
+        start, options, subscribers, stream_id, request, target, patient = prepared
         if stream_id is not None:
             session = self._table.get(stream_id)
             if session is not None and session.status != "stopped":
@@ -320,7 +349,6 @@ class ManagerActor(SupervisedActor):
                     if session.members.join(ref) is not None:
                         self._table.watch(ref, session)
                 return session.stream_id
-        patient = isinstance(start, PatientStart)
         self._table.check_admission(patient=patient)
         fresh = uuid.uuid4().hex
         session = Session(

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import msgspec
 import pykka
 
-from gemini_streams.api.chosen import api
+from gemini_streams.api.chosen import cursor_of, says
 from gemini_streams.api.endpoint import Endpoint
-from gemini_streams.api.protocol import Request
+from gemini_streams.api.protocol import CancelOn, Request
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.options import After, FlowControl, RetryPolicy
 from gemini_streams.positions import Position
@@ -29,7 +29,10 @@ __all__ = [
     "LastMessage",
     "ListStreams",
     "ManagerStats",
-    "PatientStart",
+    "Patient",
+    "ResumeInteraction",
+    "Start",
+    "StartInteraction",
     "StartStream",
     "Status",
     "StopStream",
@@ -78,10 +81,92 @@ class StartStream(_Contents, frozen=True, kw_only=True):
         return f"StartStream(<contents>, stream_id={self.stream_id!r}, model={self.model!r})"
 
 
-class PatientStart(StartStream, frozen=True, kw_only=True):
-    """As `StartStream`, from `answers()`: it waits for a slot, however many wait already, and is not refused."""
+class _Input(msgspec.Struct, frozen=True):
+    input: Any
 
-    __repr__ = StartStream.__repr__
+
+class StartInteraction(_Input, frozen=True, kw_only=True):
+    """Ask for an interaction (Google's Interactions API) as a stream; answered with the stream's id.
+
+    `input` is what google-genai's `interactions.create` takes: a string, a content, a list of contents or of steps, as
+    dicts or as its objects. An option not given here is the manager's. Times are seconds.
+
+    A resumable interaction goes on at the server while nobody reads it, and Google keeps its prompt and its answer
+    (docs/interactions.md says for how long). The stream then goes on exactly where it broke, whatever has died.
+    """
+
+    subscriber: Subscriber | Sequence[Subscriber] | None = None
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    agent: str | None = None
+    """An agent in place of a model."""
+    previous_interaction_id: str | None = None
+    """The interaction that this one goes on with."""
+    resumable: bool = True
+    """`False`: one request, whose work ends with its connection, as far as the service ends it."""
+    store: bool = True
+    """Whether Google keeps the interaction. `False` needs `resumable=False`."""
+    cancel_on: CancelOn = "stop"
+    """When the work at the server is cancelled: with `StopStream` and `.cancel()`; `"leave"`: also 1 s after the last
+    subscriber has left or died; or `"never"`. The end of the manager never cancels it."""
+    max_silence: float = 1800.0
+    """How long the server may say that it is working while nothing comes of it."""
+    stream_id: str | None = None
+    tag: Any = None
+    config: Any = None
+    """Other fields of `interactions.create`; those of `generation_config` may stand beside them."""
+    idle_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    """180 where the manager has none of its own either."""
+    first_event_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    deadline: float | msgspec.UnsetType | None = msgspec.UNSET
+    retry: RetryPolicy | msgspec.UnsetType = msgspec.UNSET
+    flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
+    history: int | msgspec.UnsetType = msgspec.UNSET
+    keep: float | msgspec.UnsetType = msgspec.UNSET
+    endpoint: Endpoint | msgspec.UnsetType = msgspec.UNSET
+
+    def __repr__(self) -> str:
+        asked = f"agent={self.agent!r}" if self.agent is not None else f"model={self.model!r}"
+        return f"StartInteraction(<input>, stream_id={self.stream_id!r}, {asked})"
+
+
+class _From(msgspec.Struct, frozen=True):
+    cursor: str
+
+
+class ResumeInteraction(_From, frozen=True, kw_only=True):
+    """Read an interaction on from a cursor, or from its first event by its id; answered with the stream's id.
+
+    Nothing is asked for anew, so nothing is billed. From a cursor `attempt` and `sequence` go on behind it.
+    """
+
+    subscriber: Subscriber | Sequence[Subscriber] | None = None
+    cancel_on: CancelOn = "stop"
+    max_silence: float = 1800.0
+    stream_id: str | None = None
+    tag: Any = None
+    idle_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    """180 where the manager has none of its own either."""
+    deadline: float | msgspec.UnsetType | None = msgspec.UNSET
+    retry: RetryPolicy | msgspec.UnsetType = msgspec.UNSET
+    flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
+    history: int | msgspec.UnsetType = msgspec.UNSET
+    keep: float | msgspec.UnsetType = msgspec.UNSET
+    endpoint: Endpoint | msgspec.UnsetType = msgspec.UNSET
+
+
+Start = StartStream | StartInteraction | ResumeInteraction
+"""What starts a stream."""
+
+
+class Patient(msgspec.Struct, frozen=True):
+    """A start from `answers()`: it waits for a slot, however many wait already, and is not refused."""
+
+    start: Start
+
+    @property
+    def subscriber(self) -> Any:
+        """The start's."""
+        return self.start.subscriber
 
 
 class StopStream(msgspec.Struct, frozen=True):
@@ -147,6 +232,8 @@ class StreamInfo:
         "config",
         "attempt",
         "tag",
+        "interaction_id",
+        "cursor",
     )
 
     stream_id: str
@@ -166,6 +253,10 @@ class StreamInfo:
     config: Any
     attempt: int
     tag: Any = None
+    interaction_id: str | None = None
+    """Under which the server keeps the interaction, once it has said so."""
+    cursor: str | None = None
+    """The `StreamEvent.cursor` of the latest event."""
 
     @property
     def request_body(self) -> dict[str, Any]:
@@ -211,6 +302,16 @@ class StreamEvent(msgspec.Struct, frozen=True):
     tag: Any = None
     run: str = ""
     """Which run of its `stream_id` the stream is."""
+    mark: Any = None
+    """What `cursor` is made of."""
+
+    @property
+    def cursor(self) -> str | None:
+        """The place behind this event in an interaction, as a short string, for `ResumeInteraction`; made at each use.
+
+        It has no key and no content. `None` where the server keeps nothing that could be resumed.
+        """
+        return cursor_of(self.mark, self.attempt)
 
     @property
     def position(self) -> str:
@@ -218,32 +319,40 @@ class StreamEvent(msgspec.Struct, frozen=True):
         return str(Position(self.run, self.attempt, self.sequence))
 
     @property
+    def event_type(self) -> str | None:
+        """The type of an interaction's event; `None` elsewhere."""
+        return self.data.get("event_type")
+
+    @property
     def text(self) -> str:
-        """Candidate 0's text, thoughts left out; `""` where there is none. Read from `data` at each use."""
-        return api.text_of(self.data)
+        """The answer's text, thoughts left out; `""` where there is none. Read from `data` at each use."""
+        return says(self.data).text_of(self.data)
 
     @property
     def thoughts(self) -> str:
-        """Candidate 0's thought summaries."""
-        return api.thoughts_of(self.data)
+        """The answer's thought summaries."""
+        return says(self.data).thoughts_of(self.data)
 
     @property
     def function_calls(self) -> list[dict[str, Any]]:
-        """Candidate 0's function calls, as the API sent them.
+        """The answer's function calls, as the API sent them.
 
         A call whose arguments are streamed in pieces is in the event that completes it, and in no other.
         """
-        return api.function_calls_of(self.data)
+        return says(self.data).function_calls_of(self.data)
 
     @property
     def finish_reason(self) -> str | None:
-        """Candidate 0's finishReason; some streams carry one on every event, the last one counts."""
-        return api.finish_reason_of(self.data)
+        """Candidate 0's finishReason, or the status of an interaction that has ended.
+
+        Some streams carry one on every event; the last one counts.
+        """
+        return says(self.data).finish_reason_of(self.data)
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """The event's usageMetadata; cumulative within one request."""
-        return api.usage_of(self.data)
+        """The event's token counts, in the API's own words; cumulative within one request."""
+        return says(self.data).usage_of(self.data)
 
 
 class StreamRestarting(msgspec.Struct, frozen=True):
@@ -275,6 +384,9 @@ class EventsDropped(msgspec.Struct, frozen=True):
     tag: Any = None
 
 
+_WHOLE = frozenset({"STOP", "completed", "requires_action"})
+
+
 class StreamComplete(msgspec.Struct, frozen=True):
     """The stream has ended as the service wanted; the last message."""
 
@@ -290,11 +402,17 @@ class StreamComplete(msgspec.Struct, frozen=True):
     tag: Any = None
     finish_message: str | None = None
     """The service's words about the finish reason, where it sent any."""
+    interaction_id: str | None = None
+    """Under which the server keeps the interaction."""
+    cursor: str | None = None
+    """The `StreamEvent.cursor` of the last event put into this subscriber's inbox."""
 
     @property
     def ok(self) -> bool:
-        """Finished with STOP and not blocked."""
-        return self.finish_reason == "STOP" and self.block_reason is None
+        """Whether it has finished as a whole: with STOP and not blocked; an interaction that needs nothing more, or
+        the results of its function calls.
+        """
+        return self.finish_reason in _WHOLE and self.block_reason is None
 
 
 class StreamError(msgspec.Struct, frozen=True):
@@ -307,6 +425,8 @@ class StreamError(msgspec.Struct, frozen=True):
     attempts: int
     duration: float
     tag: Any = None
+    interaction_id: str | None = None
+    cursor: str | None = None
 
 
 class StreamStopped(msgspec.Struct, frozen=True):
@@ -319,6 +439,8 @@ class StreamStopped(msgspec.Struct, frozen=True):
     attempts: int
     duration: float
     tag: Any = None
+    interaction_id: str | None = None
+    cursor: str | None = None
 
 
 LastMessage = StreamComplete | StreamError | StreamStopped

@@ -313,10 +313,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 check(name, getattr(self, name))
 
     def for_stream(self, request: Any) -> Settings:
-        """Return these options with what a `StartStream` has of its own; raises `InvalidRequestError`."""
+        """Return these options with what a request for a stream has of its own; raises `InvalidRequestError`."""
         own = {}
         for name, check in _STREAM_OPTIONS.items():
-            value = getattr(request, name)
+            value = getattr(request, name, msgspec.UNSET)
             if value is not msgspec.UNSET:
                 if check is not None:
                     check(name, value)

@@ -1,10 +1,10 @@
-"""A `StartStream` read in the asker's thread: what the manager needs in order to start the stream, all of it checked.
+"""A request for a stream read in the asker's thread: what the manager needs in order to start the stream, all of it checked.
 
 The rules:
 
 - The contents and the config are an application's own objects. To read them can take long (a picture is encoded) and
   can raise anything. So the thread that asks reads them, and the manager's thread gets bytes.
-- `ManagerRef` prepares what is asked and told through it. A `StartStream` that reaches the manager's inbox some other
+- `ManagerRef` prepares what is asked and told through it. A request that reaches the manager's inbox some other
   way is prepared by the manager.
 - A refused `ask` raises in the asker. A refused `tell` is logged as a warning.
 """
@@ -14,16 +14,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import pykka
 
 from gemini_streams import refusals
 from gemini_streams.api.checks import model_path
-from gemini_streams.api.chosen import api
+from gemini_streams.api.chosen import api, interaction_request, resumed_request
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Request
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
-from gemini_streams.messages import StartStream
-from gemini_streams.options import Settings
+from gemini_streams.messages import Patient, ResumeInteraction, Start, StartInteraction, StartStream
+from gemini_streams.options import Settings, seconds
 from gemini_streams.traces import trace_of
 from pykka_supervisor.log import get_logger
 
@@ -32,18 +33,22 @@ __all__ = ["Prepared", "Preparer", "for_the_asker", "named", "one_ref", "refused
 _log = get_logger(__name__)
 
 _MOST_TARGETS = 256
+_IDLE_TIMEOUT = 180.0
+"""Of an interaction, where nobody has set one: a model that runs in the background is silent for longer."""
 
 
 class Prepared(NamedTuple):
     """A request for a stream, read and checked."""
 
-    start: StartStream
+    start: Start
     """The message as it was sent: for its tag, and for log lines."""
     options: Settings
     subscribers: list[pykka.ActorRef[Any]]
     stream_id: str | None
     request: Request
     target: Target
+    patient: bool = False
+    """Whether it waits for a slot, however many wait already."""
 
     def __repr__(self) -> str:
         return f"Prepared({self.start!r})"
@@ -52,26 +57,71 @@ class Prepared(NamedTuple):
 class Preparer:
     """Prepares the requests of one manager; any number of threads use it at once."""
 
-    def __init__(self, options: Settings) -> None:
+    def __init__(self, options: Settings, *, own_idle_timeout: bool = False) -> None:
         self._options = options
+        self._own_idle_timeout = own_idle_timeout  # whether the application has set the manager's
         self._targets: dict[Any, Target] = {}  # any thread adds to it; two may resolve the same endpoint
 
-    def prepare(self, start: StartStream) -> Prepared:
+    def prepare(self, message: Start | Patient) -> Prepared:
         """Read a request in the calling thread.
 
         Raises `InvalidRequestError`, `MissingCredentialsError`, and what the objects in the request raise.
         """
+        start = message.start if isinstance(message, Patient) else message
+        if not isinstance(start, Start):
+            raise InvalidRequestError(f"a {type(start).__name__} starts no stream")
         options = self._options.for_stream(start)
         subscribers = several_refs(start.subscriber)
         stream_id: Any = start.stream_id
         if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
             raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
-        request = api.request(start.contents, options.config)
+        request: Request
+        if isinstance(start, StartStream):
+            request = api.request(start.contents, options.config)
+        else:
+            options, request = self._interaction(start, options)
         target = self._target(options.endpoint)
-        model_path(options.model)
+        if options.model:
+            model_path(options.model)
         return Prepared(
-            start, options, subscribers, None if stream_id is None else named(stream_id), request, target
+            start,
+            options,
+            subscribers,
+            None if stream_id is None else named(stream_id),
+            request,
+            target,
+            isinstance(message, Patient),
         )
+
+    def _interaction(
+        self, start: StartInteraction | ResumeInteraction, options: Settings
+    ) -> tuple[Settings, Request]:
+        """Return the options and the request of an interaction."""
+        most = seconds("max_silence", start.max_silence)
+        changes: dict[str, Any] = {}
+        if start.idle_timeout is msgspec.UNSET and not self._own_idle_timeout:
+            changes["idle_timeout"] = _IDLE_TIMEOUT
+        if isinstance(start, ResumeInteraction):
+            changes |= {"model": "", "config": None}
+            request = resumed_request(
+                start.cursor, cancel_on=start.cancel_on, max_silence=most, now=options.clock.monotonic()
+            )
+        else:
+            changes |= {"config": start.config}
+            if start.agent is not None:
+                changes["model"] = start.agent
+            request = interaction_request(
+                start.input,
+                start.config,
+                model=options.model,
+                agent=start.agent,
+                previous_interaction_id=start.previous_interaction_id,
+                resumable=start.resumable,
+                store=start.store,
+                cancel_on=start.cancel_on,
+                max_silence=most,
+            )
+        return msgspec.structs.replace(options, **changes), request
 
     def _target(self, endpoint: Any) -> Target:
         try:
@@ -90,7 +140,7 @@ def refused(error: BaseException, message: Any) -> Exception:
     """Take note, in any thread, that a message is refused with this error; return the error for the asker."""
     if isinstance(error, GeminiStreamsError):
         error.__traceback__ = error.__context__ = None
-        if isinstance(message, StartStream):
+        if isinstance(message, Start | Patient):
             refusals.note(error, message.subscriber)
         return error
     _log.error("request_failed", request=type(message).__name__, trace=trace_of(error))

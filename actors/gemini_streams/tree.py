@@ -47,7 +47,7 @@ class Tree:
         chosen.check()
         _check_defaults(chosen, resolve="endpoint" in options)
         _check_descriptors(chosen.max_streams)
-        self.preparer = Preparer(chosen)
+        self.preparer = Preparer(chosen, own_idle_timeout="idle_timeout" in options)
         self.table = Sessions(
             max_streams=chosen.max_streams,
             max_waiting=chosen.max_waiting,

@@ -272,14 +272,18 @@ class Target:
     def __hash__(self) -> int:
         return self._hash
 
+    def url(self, path: str) -> str:
+        """Return the URL of something that stands below the API's version."""
+        root = f"{self.base_url}/{self._version}" if self._version else self.base_url
+        return f"{root}/{path}"
+
     def model_url(self, model: str) -> str:
         """Return the URL of a model; `InvalidRequestError` where it can be no name."""
-        root = f"{self.base_url}/{self._version}" if self._version else self.base_url
-        return f"{root}/{model_path(model)}"
+        return self.url(model_path(model))
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
         """Return a key that is equal for requests that share a quota: a 429 to one of them holds for all."""
-        return (*self.identity, model_path(model))
+        return (*self.identity, model and model_path(model))
 
     def headers(self) -> dict[str, str | Secret]:
         """Return a fresh dict of the headers of the request that is about to be sent, its credentials among them."""

@@ -9,6 +9,9 @@ The rules:
 - `Events` reads the events that answer one call. The stream's thread and the shared reader take turns at it.
 - A resume point is the API's own: a stream keeps the latest, and hands it back for the next call. Two resume points are
   equal where the answer has not got on from one to the other.
+- A call that fails is the API's to judge first (`Events.failed`): another call of the same attempt may say more. What an
+  attempt fails of is told; where the next one begins, and whether the policy counts the one that failed, says
+  `Request.onward`.
 - What one event says (its text, its function calls, its finish reason) the API reads from the event's data.
 
 `chosen` names the API of each request. Nothing else outside an API's own package names that API.
@@ -17,17 +20,21 @@ The rules:
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple, Protocol
 
 from gemini_streams.api.body import Body
 from gemini_streams.api.endpoint import Target
 from gemini_streams.errors import GeminiStreamsError
 
-__all__ = ["API", "Call", "End", "Ending", "Events", "Request", "ResumePoint"]
+__all__ = ["API", "Call", "CancelOn", "End", "Ending", "Events", "Onward", "Request", "ResumePoint", "Says", "Start"]
 
 ResumePoint = Hashable
 """Where an answer can go on; only the API that made it looks into it."""
+
+
+CancelOn = Literal["stop", "leave", "never"]
+"""When the work at the server is cancelled: with `StopStream` and `.cancel()`, also where nobody is left, or never."""
 
 
 class Call(NamedTuple):
@@ -36,6 +43,12 @@ class Call(NamedTuple):
     method: str
     url: str
     body: Body
+    streams: bool = True
+    """Whether an event stream answers it; else one JSON document does."""
+    asks: bool = True
+    """Whether it asks for work that is billed; else it only looks at what is there."""
+    within: float | None = None
+    """Seconds that it may take as a whole; `None`: the stream's own limits hold."""
 
 
 class End(enum.Enum):
@@ -44,7 +57,9 @@ class End(enum.Enum):
     COMPLETE = "complete"
     """The answer is there: `StreamComplete`."""
     CONTINUES = "continues"
-    """One hop of a longer answer: the next call goes on from the resume point. No event comes again."""
+    """One hop of a longer answer: the next call asks for more, from the resume point. No event comes again."""
+    FOLLOWS = "follows"
+    """The next call looks further at the same answer, from the resume point, and asks for nothing anew."""
     TRUNCATED = "truncated"
     """The answer is not whole: `StreamTruncatedError`."""
 
@@ -54,6 +69,29 @@ class Ending(NamedTuple):
 
     end: End
     why: str = ""
+
+
+class Onward(NamedTuple):
+    """Where the answer goes on behind an attempt that has failed."""
+
+    resume: ResumePoint | None
+    resume_at: int
+    """The sequence number at which the next attempt begins: what lies behind it is void."""
+    bills: bool = True
+    """Whether the tokens of the attempt that failed add to those of the next one."""
+    counted: bool = True
+    """Whether the retry policy counts the attempt."""
+    delay: float | None = None
+    """Seconds until the next attempt; `None`: the retry policy's own wait."""
+
+
+class Start(NamedTuple):
+    """Where a stream begins that goes on with work which was begun elsewhere."""
+
+    resume: ResumePoint
+    attempt: int
+    sequence: int
+    """Of its first event."""
 
 
 class Events(Protocol):
@@ -73,10 +111,15 @@ class Events(Protocol):
     """The error object, where the latest event was an error (`failures.error_from_event`)."""
     broken: GeminiStreamsError | None
     """What is wrong with the payload behind the last event, where it is no event."""
+    marks: list[Any] | None
+    """Of each event that the latest `read` has returned, what its cursor is made of. `None`: there are no cursors."""
 
     @property
     def resume(self) -> ResumePoint | None:
         """Where the answer can go on. `None`: from its beginning only."""
+
+    def answering(self) -> None:
+        """Take note that the server has begun the answer that was asked for."""
 
     @property
     def whole(self) -> bool:
@@ -92,17 +135,55 @@ class Events(Protocol):
         """Whether the payload that stood before the body's end, without the end of an event, is half an event."""
 
     def ending(self, *, half_event: bool) -> Ending:
-        """Decide what the clean end of the body is. `half_event`: it came inside an event."""
+        """Decide what the clean end of the body is. `half_event`: it came inside an event.
+
+        Raises what the answer itself failed of.
+        """
+
+    def failed(self, error: GeminiStreamsError) -> End:
+        """Decide what a failure of the call is: return how the answer goes on, or raise what the attempt fails of."""
+
+    def unfold(self, document: bytes) -> list[bytes]:
+        """Return the payloads of the events that a document stands for, to be read as those of a stream.
+
+        Raises what is wrong with it.
+        """
 
 
 class Request(Protocol):
     """What one stream asks, built and encoded. Immutable; any thread may read it."""
 
+    cancel_on: CancelOn
+    """When the work at the server is cancelled."""
+    start: Start | None
+    """Where the stream begins; `None`: at the beginning."""
+
     def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:
         """Return the call that asks for the answer, or for the rest of it behind `resume`."""
 
-    def events(self, room: int, resume: ResumePoint | None) -> Events:
-        """Return the reader of that call's events. `room`: the most bytes of what is put together from pieces."""
+    def events(self, room: int, resume: ResumePoint | None, clock: Callable[[], float]) -> Events:
+        """Return the reader of that call's events. `room`: the most bytes of what is put together from pieces.
+
+        `clock` tells monotonic seconds.
+        """
+
+    def onward(
+        self, resume: ResumePoint | None, resume_at: int, error: GeminiStreamsError, *, got_on: bool
+    ) -> Onward:
+        """Decide where the answer goes on behind an attempt that failed of `error`.
+
+        `resume`, `resume_at`: the latest point, and the sequence number of its next event. `got_on`: the attempt has
+        delivered something.
+        """
+
+    def cancel(self, target: Target, resume: ResumePoint | None) -> Call | None:
+        """Return the call that cancels the work at the server; `None` where there is none to cancel."""
+
+    def interaction_id(self, resume: ResumePoint | None) -> str | None:
+        """Return the id under which the server keeps the work, where it does."""
+
+    def cursor(self, resume: ResumePoint | None, attempt: int) -> str | None:
+        """Return the cursor behind the latest event, where the server keeps what could be resumed."""
 
     def shown(self) -> dict[str, Any]:
         """Return the body, decoded anew at each use."""
@@ -111,14 +192,8 @@ class Request(Protocol):
         """Whether the other request asks the same, however its body is spelt."""
 
 
-class API(Protocol):
-    """One of the service's APIs."""
-
-    def request(self, contents: Any, config: Any = None) -> Request:
-        """Build a request; encodes pictures and reads pydantic's objects in the calling thread.
-
-        Raises `InvalidRequestError`, and what an application's own objects raise when they are read.
-        """
+class Says(Protocol):
+    """What one event says."""
 
     def text_of(self, data: dict[str, Any], /) -> str:
         """Return an event's text, thoughts left out."""
@@ -143,3 +218,13 @@ class API(Protocol):
 
     def whole_parts_of(self, data: dict[str, Any], /) -> list[dict[str, Any]]:
         """Return an event's parts as the next turn's history takes them, pieces of function calls left out."""
+
+
+class API(Says, Protocol):
+    """One of the service's APIs, and what its events say."""
+
+    def request(self, contents: Any, config: Any = None) -> Request:
+        """Build a request; encodes pictures and reads pydantic's objects in the calling thread.
+
+        Raises `InvalidRequestError`, and what an application's own objects raise when they are read.
+        """

@@ -174,6 +174,7 @@ class History:
     __slots__ = (
         "_blocks",
         "_cost",
+        "_first",
         "_next",
         "_open",
         "_open_bytes",
@@ -184,8 +185,9 @@ class History:
         "limit",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, first: int = 0) -> None:
         self.limit = limit
+        self._first = first  # the number that the stream begins with
         self._blocks: deque[_Block] = deque()
         self._skipped = 0  # events of the first block that are not kept any more
         self._skipped_bytes = 0
@@ -193,7 +195,7 @@ class History:
         self._open_bytes = 0
         self._seal_at = min(_BYTES, limit // 4)
         self._cost = 0
-        self._next = 0  # the number behind the newest
+        self._next = first  # the number behind the newest
         self._restarts: tuple[tuple[int, int], ...] = ()  # (attempt, resume_at) of each
 
     @property
@@ -284,7 +286,7 @@ class History:
         if after is None:
             return None, None
         void: int | None = None
-        start = 0
+        start = self._first
         oldest = self.oldest
         if isinstance(after, _AllKept):
             start = next_sequence if oldest is None else oldest

@@ -102,6 +102,7 @@ class Subscription:
         "backlog",
         "closed",
         "flow",
+        "mark",
         "pausing",
         "ref",
         "replaying",
@@ -147,6 +148,8 @@ class Subscription:
         self._count = 0  # and how many of that attempt were
         self.top = -1
         """The highest sequence number put into the inbox that still stands."""
+        self.mark: Any = None
+        """The mark of that event."""
         self.unheard: int | None = None
         """The attempt of the first restart that was buffered, and that the last message came in place of."""
         self.closed = False
@@ -169,6 +172,11 @@ class Subscription:
             self._owner.on_credit(self)
 
     # -- with the session's lock held --------------------------------------------------------------------------------
+
+    @property
+    def counted(self) -> int:
+        """The attempt of the latest event put into the inbox."""
+        return self._counted
 
     def count_of(self, attempt: int) -> int:
         """How many events of an attempt were put into the inbox; the latest attempt that has begun, or a later one."""
@@ -425,6 +433,7 @@ class Subscription:
             self._counted, self._count = last.attempt, 0
         self._count += count
         self.top = last.sequence
+        self.mark = last.mark
         if self._batched:
             try:
                 batch = Envelope(EventBatch(self, events, self._sent, self._sent_bytes))
@@ -484,6 +493,8 @@ class Subscription:
 
     def _put_restart(self, message: StreamRestarting) -> None:
         void = self.top >= message.resume_at
+        if void:
+            self.mark = None
         self.top = min(self.top, message.resume_at - 1)
         self._put(
             StreamRestarting(

@@ -19,7 +19,7 @@ import pykka
 
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.iterate.reading import BUSY, SILENCE, Item, Reader, Reading, joining, starting
-from gemini_streams.messages import StartStream, Subscribe
+from gemini_streams.messages import Start, Subscribe
 from gemini_streams.options import After, FlowControl, StreamOptions
 from pykka_supervisor.mailbox import Envelope
 
@@ -227,7 +227,7 @@ class AsyncStream(Reading, AsyncIterator[ItemT_co], Generic[ItemT_co]):
     """A stream's events as an asynchronous iterator; see `astream`. One task at a time may iterate."""
 
     def __init__(
-        self, manager: pykka.ActorRef[Any], request: StartStream | Subscribe, heartbeat: float | None
+        self, manager: pykka.ActorRef[Any], request: Start | Subscribe, heartbeat: float | None
     ) -> None:
         self._inbox = AsyncInbox()
         super().__init__(manager, request, heartbeat, Reader(self._inbox, LeftOrClosed(self._inbox)))

@@ -12,7 +12,7 @@ import pykka
 
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.iterate.reading import BUSY, SILENCE, Item, Reader, Reading, joining, starting
-from gemini_streams.messages import StartStream, Subscribe
+from gemini_streams.messages import Start, Subscribe
 from gemini_streams.options import After, FlowControl, StreamOptions
 from pykka_supervisor.mailbox import Envelope
 
@@ -62,8 +62,8 @@ def stream(
             for piece in events.text_stream:
                 print(piece, end="", flush=True)
 
-    `contents` is what google-genai takes, or a `StartStream`, which needs no subscriber here. The other parameters are
-    those of `StartStream`. With `heartbeat` it gives `None` after so many seconds of silence.
+    `contents` is what google-genai takes, or a `StartStream`, `StartInteraction` or `ResumeInteraction`, which needs no
+    subscriber here. The other parameters are those of `StartStream`. With `heartbeat` it gives `None` after so many seconds of silence.
 
     Starting raises what the manager refuses with; iterating raises the error of a stream that failed.
     """
@@ -131,7 +131,7 @@ class Stream(Reading, Iterator[ItemT_co], Generic[ItemT_co]):
     """A stream's events as a blocking iterator; see `stream`. One thread at a time may iterate."""
 
     def __init__(
-        self, manager: pykka.ActorRef[Any], request: StartStream | Subscribe, heartbeat: float | None
+        self, manager: pykka.ActorRef[Any], request: Start | Subscribe, heartbeat: float | None
     ) -> None:
         self._inbox = _Inbox()
         super().__init__(manager, request, heartbeat, Reader(self._inbox, threading.Event()))

@@ -20,7 +20,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Iterator
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import pykka
 
@@ -28,7 +28,7 @@ from gemini_streams.answer import Answer
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, MissingCredentialsError
 from gemini_streams.iterate.asynchronous import AsyncInbox, LeftOrClosed, ask
 from gemini_streams.iterate.reading import Reader, Reading, starting
-from gemini_streams.messages import PatientStart, StartStream
+from gemini_streams.messages import Patient, Start
 from gemini_streams.options import whole
 from pykka_supervisor import forks
 from pykka_supervisor.mailbox import Envelope
@@ -48,7 +48,7 @@ def answers(
         for request, answer in answers(manager, ["Why is the sky blue?", "And the sea?"]):
             print(request, answer.error or answer.text)
 
-    A request is contents, or a `StartStream`, which needs no subscriber here. `requests` may be endless: it is read as
+    A request is contents, or a `StartStream`, `StartInteraction` or `ResumeInteraction` without a subscriber. `requests` may be endless: it is read as
     streams end, in a thread of its own. An answer that is not whole has an `error`, also where the manager refused the
     request. Raises `MissingCredentialsError`, and what the iterable raises. `break` or `close()` stops the
     streams that run.
@@ -67,7 +67,7 @@ def aanswers(
 
 def _several(requests: Any) -> Any:
     """Refuse a single request: a string would be taken for one request a character."""
-    if isinstance(requests, str | bytes | dict | StartStream):
+    if isinstance(requests, str | bytes | dict | Start):
         raise InvalidRequestError(
             f"requests are several: give a list of them, not one {type(requests).__name__}"
         )
@@ -117,12 +117,12 @@ class _Run(Reading, Generic[R]):
     def __init__(
         self, manager: pykka.ActorRef[Any], given: R, inbox: _Inbox, stopped: threading.Event
     ) -> None:
-        request = starting(given, None, None, {}, PatientStart)
+        request = starting(given, None, None, {})
         super().__init__(manager, request, None, Reader(inbox, stopped))
         inbox.run = self
         self._own_inbox = inbox
         self.given = given
-        self.request = self._request
+        self.request = Patient(cast("Start", self._request))
         self._started = True  # `begun` follows at once: a run that is left tells the manager so
 
     def fold(self, message: Any) -> bool:
@@ -145,7 +145,7 @@ class _Run(Reading, Generic[R]):
         """Take note that it has not."""
         self._left.set()
         self._own_inbox.run = None
-        tag = self.given.tag if isinstance(self.given, StartStream) else None
+        tag = self.given.tag if isinstance(self.given, Start) else None
         self.answer = Answer.refused(error, tag)
 
 

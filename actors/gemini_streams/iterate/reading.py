@@ -32,6 +32,7 @@ from gemini_streams.iterate.pieces import Pieces
 from gemini_streams.messages import (
     EventsDropped,
     LastMessage,
+    Start,
     StartStream,
     StopStream,
     StreamComplete,
@@ -84,14 +85,13 @@ def starting(
     stream_id: str | None,
     tag: Any,
     options: StreamOptions,
-    kind: type[StartStream] = StartStream,
-) -> StartStream:
-    """Make the request that starts a stream, of contents or of a `StartStream`; `kind` is what to send it as.
+) -> Start:
+    """Make the request that starts a stream, of contents, or of such a request.
 
-    Raises `InvalidRequestError` where a `StartStream` comes with options beside it.
+    Raises `InvalidRequestError` where a request comes with options beside it.
     """
-    if not isinstance(contents, StartStream):
-        return kind(contents, subscriber=None, stream_id=stream_id, tag=tag, **options)
+    if not isinstance(contents, Start):
+        return StartStream(contents, subscriber=None, stream_id=stream_id, tag=tag, **options)
     beside = [
         *options,
         *(["stream_id"] if stream_id is not None else []),
@@ -99,9 +99,9 @@ def starting(
     ]
     if beside:
         raise InvalidRequestError(
-            f"{', '.join(beside)}: the options of a StartStream stand in it, not beside it"
+            f"{', '.join(beside)}: the options of a {type(contents).__name__} stand in it, not beside it"
         )
-    return kind(**msgspec.structs.asdict(contents))
+    return contents
 
 
 def joining(stream_id: str, after: After, flow: FlowControl | None) -> Subscribe:
@@ -116,7 +116,7 @@ class Reading:
     def __init__(
         self,
         manager: pykka.ActorRef[Any],
-        request: StartStream | Subscribe,
+        request: Start | Subscribe,
         heartbeat: float | None,
         reader: Reader,
     ) -> None:
@@ -183,7 +183,7 @@ class Reading:
         if threading.Event.is_set(self._left):
             self._say_farewell()
 
-    def _subscribers(self, request: StartStream | Subscribe) -> Any:
+    def _subscribers(self, request: Start | Subscribe) -> Any:
         """Return this iterator's ref, and those that the request names itself."""
         given = request.subscriber
         if given is None or isinstance(request, Subscribe):

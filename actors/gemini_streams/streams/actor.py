@@ -19,12 +19,13 @@ from typing import Any
 import pykka
 
 from gemini_streams.api.failures import cleaned, error_from_event, find_error, parse_error
-from gemini_streams.api.protocol import End
+from gemini_streams.api.protocol import Call, End
 from gemini_streams.errors import (
     APIError,
     BadFinishError,
     FirstEventTimeoutError,
     GeminiStreamsError,
+    IdleTimeoutError,
     StreamCrashedError,
     StreamTruncatedError,
     UnexpectedResponseError,
@@ -34,6 +35,7 @@ from gemini_streams.http.exchange import Exchange
 from gemini_streams.http.failures import Interrupted
 from gemini_streams.streams import recovery
 from gemini_streams.streams.attempt import Attempt, Retired
+from gemini_streams.streams.document import Document
 from gemini_streams.streams.feed import Feed
 from gemini_streams.streams.pump import Pump
 from gemini_streams.streams.session import Session
@@ -185,7 +187,10 @@ class StreamActor(SupervisedActor):
         fruitless = 0
         while True:
             resume = session.resume
-            ended = self._request(feed)
+            ended = self._call(feed)
+            if ended is End.FOLLOWS:
+                feed.next_call(asks=False)
+                continue
             if ended is End.COMPLETE:
                 reason = attempt.meaning.finish_reason
                 if reason in session.options.retry.retry_finish:
@@ -198,23 +203,55 @@ class StreamActor(SupervisedActor):
                 raise StreamTruncatedError(
                     f"the answer stopped with CONTINUATION {fruitless} times without getting on"
                 )
-            feed.next_hop()
+            feed.next_call(asks=True)
+
+    def _call(self, feed: Feed) -> End:
+        """Make one call, and have the API judge its failure; never returns `TRUNCATED`."""
+        attempt = feed.attempt
+        failure: GeminiStreamsError
+        try:
+            ended = self._request(feed)
+        except Interrupted:
+            if attempt.error is None:
+                raise
+            failure = attempt.error
+        except GeminiStreamsError as error:
+            failure = error
+        else:
+            feed.settle()
+            return ended
+        try:
+            return attempt.meaning.failed(failure)
+        finally:
+            feed.settle()
 
     def _request(self, feed: Feed) -> End:
-        """Make one request and deliver what comes of it; returns `COMPLETE` or `CONTINUES`."""
+        """Make one call and deliver what comes of it."""
         session, attempt = feed.session, feed.attempt
+        call = session.call()
         exchange = attempt.exchange = Exchange(feed.connected)
-        if attempt.interrupted:
-            raise Interrupted
-        exchange.send(self._connections, session.target, session.call())
-        self._check_answer(attempt, exchange)
-        feed.answering()
-        return Pump(feed, exchange).run(self._connections.reader)
+        feed.calling(call)
+        timer = None if call.within is None else session.clock.call_later(call.within, exchange.interrupt)
+        try:
+            exchange.send(self._connections, session.target, call)
+            self._check_answer(attempt, exchange, call)
+            attempt.meaning.answering()
+            feed.answering()
+            if not call.streams:
+                return Document(feed, exchange).run()
+            return Pump(feed, exchange).run(self._connections.reader)
+        except Interrupted:
+            if call.within is None or attempt.interrupted or attempt.error is not None:
+                raise
+            raise IdleTimeoutError(f"the server did not answer within {call.within:g} s") from None
+        finally:
+            if timer is not None:
+                timer.cancel()
 
-    def _check_answer(self, attempt: Attempt, exchange: Exchange) -> None:
+    def _check_answer(self, attempt: Attempt, exchange: Exchange, call: Call) -> None:
         status = exchange.status
         kind = exchange.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if status == HTTPStatus.OK and kind in ("text/event-stream", ""):
+        if status == HTTPStatus.OK and (kind in ("text/event-stream", "") or not call.streams):
             return
         session = self._session
         if status == HTTPStatus.OK:

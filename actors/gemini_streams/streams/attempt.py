@@ -6,6 +6,7 @@ fields are written with the session's lock held, but for `exchange` and `interru
     field             written by                                        may be read without the lock by
     number            no thread: it never changes                       any thread
     exchange          the stream's thread                               any thread that hangs up
+    call              the stream's thread                               the stream's thread
     interrupted       the thread that stops or kills the actor          the stream's thread
     error             the clock's thread; cleared by the stream's       the stream's thread
     meaning           the stream's thread, at each request              the pump's thread
@@ -17,7 +18,7 @@ fields are written with the session's lock held, but for `exchange` and `interru
 
 from __future__ import annotations
 
-from gemini_streams.api.protocol import Events
+from gemini_streams.api.protocol import Call, Events
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.http.exchange import Exchange
 
@@ -32,6 +33,7 @@ class Attempt:
     """One attempt at a session. The stream's thread uses it; other threads interrupt it."""
 
     __slots__ = (
+        "call",
         "connected",
         "error",
         "exchange",
@@ -48,6 +50,8 @@ class Attempt:
     def __init__(self, number: int, meaning: Events) -> None:
         self.number = number
         self.exchange: Exchange | None = None
+        self.call: Call | None = None
+        """The present one."""
         self.meaning = meaning
         self.interrupted = False
         self.error: GeminiStreamsError | None = None

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 import threading
 
+from gemini_streams.api.chosen import marked
+from gemini_streams.api.protocol import Call
 from gemini_streams.delivery.subscription import common_room
 from gemini_streams.messages import StreamEvent
 from gemini_streams.streams import ending, last_message
@@ -34,6 +36,26 @@ class Feed:
         self.session = session
         self.attempt = attempt
         self._wakes: list[threading.Lock] = []  # of subscribers that have the last events of an answer
+
+    def calling(self, call: Call) -> None:
+        """Take note of the call that is about to be made. Raises `Retired`."""
+        with self.session.lock:
+            self._check()
+            self.attempt.call = call
+
+    def heard(self) -> None:
+        """Take note that the server has sent something of which nothing is new to anybody."""
+        session, attempt = self.session, self.attempt
+        with session.lock:
+            self._check()
+            attempt.heard_at = session.clock.monotonic()
+
+    def heard_now(self) -> None:
+        """Do the same where the lock is free, for the shared reader."""
+        session = self.session
+        if session.lock.acquire(blocking=False):
+            self.attempt.heard_at = session.clock.monotonic()
+            session.lock.release()
 
     def connected(self) -> None:
         """Take note that the request is about to be sent: from here on the server's silence counts."""
@@ -137,7 +159,8 @@ class Feed:
         first = session.next_sequence
         session.next_sequence = first + count
         _, attempt.free, attempt.free_bytes = common_room(session.audience.pausing, 0)
-        session.history.remember(first, payloads)
+        if session.history.limit:
+            session.history.remember(first, payloads if attempt.meaning.marks is None else _marked(events, payloads))
         meaning = attempt.meaning
         if meaning.resume is not None:
             session.progress.reached(
@@ -148,18 +171,27 @@ class Feed:
             interrupted = session.members.let_go(subscription) or interrupted
         return interrupted
 
-    def next_hop(self) -> None:
-        """Take note that the answer goes on in another request of the same attempt.
+    def settle(self) -> None:
+        """Take note of where the answer can go on, once all that was read has been delivered. Raises `Retired`."""
+        session, attempt = self.session, self.attempt
+        with session.lock:
+            self._check()
+            if attempt.meaning.resume is not None:
+                session.progress.resume = attempt.meaning.resume
+
+    def next_call(self, *, asks: bool) -> None:
+        """Take note that the answer goes on in another call of the same attempt; `asks`: for more of it.
 
         Raises `Retired`, or `StreamTruncatedError` where the stream's policy allows no more of them.
         """
         session, attempt = self.session, self.attempt
         with session.lock:
             self._check()
-            session.progress.go_on(session.options.retry.max_continuations, session.usage())
+            if asks:
+                session.progress.go_on(session.options.retry.max_continuations, session.usage())
             attempt.meaning = session.reader_of_events()
             attempt.hop = 0
-            attempt.exchange = None
+            attempt.exchange = attempt.call = None
             attempt.error = None  # a silence that ended as it was noticed
             attempt.heard_at = session.clock.monotonic()
 
@@ -186,3 +218,8 @@ class Feed:
         """Raise `Retired` where the attempt's time is over; with the lock held."""
         if self.session.current is not self.attempt or self.attempt.interrupted:
             raise Retired
+
+
+def _marked(events: list[StreamEvent], payloads: list[bytes]) -> list[bytes]:
+    """Return payloads from which an event is made again with its cursor."""
+    return [marked(payload, event.mark) for event, payload in zip(events, payloads, strict=True)]

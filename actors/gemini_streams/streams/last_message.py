@@ -19,6 +19,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
+from gemini_streams.api.chosen import cursor_of
 from gemini_streams.delivery.owner import LastMessageOf
 from gemini_streams.delivery.subscription import Subscription
 from gemini_streams.errors import GeminiStreamsError, StreamCrashedError
@@ -40,6 +41,10 @@ class Ending(Protocol):
     @property
     def duration(self) -> float:
         """Seconds from the stream's start to its end."""
+
+    @property
+    def interaction_id(self) -> str | None:
+        """Under which the server keeps the work."""
 
     def usage(self) -> dict[str, Any] | None:
         """Return the tokens of the requests whose answers stand."""
@@ -98,4 +103,6 @@ def _made(
         attempts=attempts,
         duration=stream.duration,
         tag=stream.tag,
+        interaction_id=stream.interaction_id,
+        cursor=cursor_of(subscription.mark, subscription.counted),
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 import pykka
 
+from gemini_streams.api.chosen import unmarked
 from gemini_streams.api.json_values import decode
 from gemini_streams.delivery.history import ALL_KEPT
 from gemini_streams.delivery.subscription import Subscription
@@ -154,7 +155,8 @@ class Members:
 
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
-        return StreamEvent(self.stream_id, attempt, sequence, decode(payload), self.tag, self._stream.run)
+        payload, mark = unmarked(payload)
+        return StreamEvent(self.stream_id, attempt, sequence, decode(payload), self.tag, self._stream.run, mark)
 
     # -- with the lock held
 

@@ -2,7 +2,8 @@
 
 The rules:
 
-- An answer goes on from its latest resume point. Events before `resume_at` stand; without a resume point none does.
+- An answer goes on from its latest resume point. Behind an attempt that has failed its API says from where
+  (`api.protocol.Request.onward`), and which events stand.
 - Each request that goes on with an answer counts against `max_continuations`, over the stream's whole life.
 - The tokens of a request count as long as a part of its answer stands. A restart from the beginning voids them all.
 - A silence before the first event is counted: the retry policy forgives one.
@@ -25,27 +26,23 @@ __all__ = ["Progress"]
 class Progress:
     """One stream's."""
 
-    __slots__ = ("_checkpoint", "_continuations", "resume", "silences", "used")
+    __slots__ = ("_continuations", "resume", "resume_at", "silences", "used")
 
     def __init__(self) -> None:
         self.resume: ResumePoint | None = None
         """Where the answer can go on; `None` where only from the beginning."""
-        self._checkpoint = 0
+        self.resume_at = 0
+        """The sequence number of the next event at that point."""
         self._continuations = 0
         self.silences = 0
         """Attempts that ended in `FirstEventTimeoutError`."""
         self.used: dict[str, Any] | None = None
         """Tokens of the requests before the present one whose answers stand."""
 
-    @property
-    def resume_at(self) -> int:
-        """The sequence number at which the next attempt begins."""
-        return self._checkpoint if self.resume is not None else 0
-
-    def reached(self, resume: ResumePoint, sequence: int) -> None:
+    def reached(self, resume: ResumePoint | None, sequence: int) -> None:
         """Take note that the answer can go on from here with the event of this sequence number."""
         self.resume = resume
-        self._checkpoint = sequence
+        self.resume_at = sequence
 
     def go_on(self, most: int, usage: dict[str, Any] | None) -> None:
         """Take note that another request goes on with the answer; `usage`: of all requests before it.

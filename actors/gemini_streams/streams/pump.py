@@ -34,9 +34,8 @@ from gemini_streams.http.failures import Interrupted
 from gemini_streams.http.reader import Reader
 from gemini_streams.http.sse import Decoder
 from gemini_streams.messages import StreamEvent
-from gemini_streams.streams.attempt import Attempt
+from gemini_streams.streams.decoding import events_of
 from gemini_streams.streams.feed import Feed
-from gemini_streams.streams.session import Session
 
 __all__ = ["Pump"]
 
@@ -197,10 +196,12 @@ class Pump:
                     return False
                 payloads = decoder.take()
             if payloads:
-                events, payloads, self._failure = _events_of(self._session, attempt, payloads)
+                events, payloads, self._failure = events_of(self._session, attempt, payloads)
                 if events and not self._into.deliver_now(events, payloads, wakes):
                     self._undelivered = events, payloads
                     return False
+                if not events:
+                    self._into.heard_now()
                 if self._failure is not None:
                     return False
         except BaseException as error:  # noqa: BLE001 - raised in the stream's own thread
@@ -211,12 +212,14 @@ class Pump:
     # -- the thread that uses the pump
 
     def _deliver(self, payloads: list[bytes]) -> None:
-        events, kept, broken = _events_of(self._session, self._attempt, payloads)
+        events, kept, broken = events_of(self._session, self._attempt, payloads)
         if events:
             last = self._exchange.whole and broken is None and not self._decoder.waiting
             self._into.deliver(events, kept, last=last)
         if broken is not None:
             raise broken
+        if not events:
+            self._into.heard()
 
     def _break(self, why: BaseException) -> End:
         """Decide what a break means: `COMPLETE` where the answer was whole, else it raises."""
@@ -254,30 +257,3 @@ class Pump:
         if end is End.TRUNCATED:
             raise StreamTruncatedError(why)
         return end
-
-
-def _events_of(
-    session: Session, attempt: Attempt, payloads: list[bytes]
-) -> tuple[list[StreamEvent], list[bytes], GeminiStreamsError | None]:
-    """Decode events.
-
-    Returns those before one that is none, or an error; what to keep of each; and what is to be said of that one.
-    """
-    stream_id, tag, run, number, meaning = (
-        session.stream_id,
-        session.tag,
-        session.run,
-        attempt.number,
-        attempt.meaning,
-    )
-    data, kept = meaning.read(payloads)
-    events = [
-        StreamEvent(stream_id, number, sequence, each, tag, run)
-        for sequence, each in enumerate(data, session.next_sequence)
-    ]
-    broken: GeminiStreamsError | None = meaning.broken
-    if meaning.error is not None:
-        broken = error_from_event(
-            {"error": meaning.error}, now=session.clock.time(), scrub=session.target.scrub
-        )
-    return events, kept, broken

@@ -3,6 +3,8 @@
 The rules:
 
 - An attempt that was interrupted for a failure (silence) failed of that, whatever its actor died of.
+- Where the answer goes on, and so what becomes void, the API says (`api.protocol.Request.onward`). It also says where
+  the policy does not count the attempt: where an answer that goes on has got on.
 - The retry policy decides (`retry`), without the lock. What the session knew is read before, and looked at again after:
   the stream can have been ended meanwhile.
 - The subscribers are told of the coming attempt before the wait for it begins.
@@ -28,6 +30,8 @@ __all__ = ["failed", "retire"]
 
 _log = get_logger(__name__)
 
+_ORPHAN = "the request may have started work at the server, which is billed and whose id is not known"
+
 
 def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None = None) -> float | None:
     """Decide what follows a failed attempt: return the seconds until the next one, or `None` where it was the last.
@@ -44,7 +48,14 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
         attempt, session.current, session.broken = session.current or session.broken, None, None
         error = _cause(error, attempt)
         session.progress.failed(error)
-        resume_at = session.progress.resume_at
+        error = _told(error, attempt)
+        onward = session.request.onward(
+            session.progress.resume,
+            session.progress.resume_at,
+            error,
+            got_on=attempt is not None and attempt.received > 0,
+        )
+        resume_at = onward.resume_at
         asked = max(0.0, error.retry_at - session.clock.time()) if error.retry_at is not None else 0.0
         failed = Failed(
             error=error,
@@ -55,6 +66,8 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
             verdict=verdict,
             asked=asked,
             kept=session.waits.kept,
+            counts=onward.counted,
+            delay=onward.delay,
             waited=session.waits.seconds,
             deadline=session.options.deadline,
         )
@@ -66,15 +79,18 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
     wait = next_wait(session.options.retry, failed, random.uniform)
     if wait is None:
         with session.lock:
-            _add_usage(session, attempt, session.next_sequence)  # nothing of it becomes void any more
+            if onward.bills:
+                _add_usage(session, attempt, session.next_sequence)  # nothing of it becomes void any more
         session.fail(error)
         return None
     with session.lock:
         if session.status in ENDED:  # meanwhile
             return None
-        if asked:
-            session.waits.keep(wait.delay, counted=wait.counted)
-        _restart(session, error, attempt, resume_at, wait.delay)
+        session.waits.keep(wait.delay if asked else 0.0, counted=wait.counted)
+        if onward.bills:
+            _add_usage(session, attempt, resume_at)
+        session.progress.reached(onward.resume, resume_at)
+        _restart(session, error, resume_at, wait.delay)
         if session.status in ENDED:  # no subscriber was left to take the news
             return None
     _log.info(
@@ -110,11 +126,18 @@ def _add_usage(session: Session, attempt: Attempt | None, resume_at: int) -> Non
     session.progress.keep(None if attempt is None else attempt.meaning.usage, resume_at)
 
 
-def _restart(
-    session: Session, error: GeminiStreamsError, attempt: Attempt | None, resume_at: int, delay: float
-) -> None:
+def _told(error: GeminiStreamsError, attempt: Attempt | None) -> GeminiStreamsError:
+    """Return an error that also tells of work at the server whose id nobody knows, where there may be some."""
+    call = None if attempt is None else attempt.call
+    if call is None or call.streams or not call.asks or isinstance(error, APIError):
+        return error
+    if attempt is not None and attempt.connected:
+        error.args = (f"{error.message}; {_ORPHAN}", *error.args[1:])
+    return error
+
+
+def _restart(session: Session, error: GeminiStreamsError, resume_at: int, delay: float) -> None:
     """Begin the time between two attempts, and tell it to all subscribers; with the lock held."""
-    _add_usage(session, attempt, resume_at)
     if session.status != "restarting":  # or this attempt died before it had begun
         session.status = follow(session.status, "restarting")
     session.error = session.restart_error = error

@@ -53,6 +53,10 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that the stream has spent in waits that a server named."""
     deadline: float | None = None
     """The stream's deadline, in seconds since its start."""
+    counts: bool = True
+    """Whether the attempt counts at all: one with which an answer has got on that goes on does not."""
+    delay: float | None = None
+    """Seconds that stand in place of the policy's own wait."""
 
     @property
     def limited(self) -> bool:
@@ -90,7 +94,7 @@ def next_wait(policy: RetryPolicy, failed: Failed, uniform: Callable[[float, flo
         again = error.retryable and not (isinstance(error, FirstEventTimeoutError) and failed.silences > 1)
     if not again or policy.attempts == 1:
         return None
-    counted = failed.voids or not failed.limited
+    counted = failed.counts and (failed.voids or not failed.limited)
     if counted and failed.attempt - failed.kept >= policy.attempts:
         return None
     if failed.voids and policy.on_partial == "fail":
@@ -98,7 +102,9 @@ def next_wait(policy: RetryPolicy, failed: Failed, uniform: Callable[[float, flo
     asked = failed.asked
     if asked > policy.max_retry_after or (asked and failed.waited + asked > policy.max_total_wait):
         return None
-    delay = backoff(policy, failed.attempt - failed.kept if counted else failed.kept + 1, uniform)
+    delay = failed.delay
+    if delay is None:
+        delay = backoff(policy, failed.attempt - failed.kept if counted else failed.kept + 1, uniform)
     if asked:
         delay = max(delay, asked + uniform(0, policy.jitter))
     limits = (policy.total_time, failed.deadline)

@@ -69,6 +69,8 @@ class Session(State):
                 config=self.options.config,
                 attempt=self.attempt,
                 tag=self.tag,
+                interaction_id=self.interaction_id,
+                cursor=self.request.cursor(self.progress.resume, self.attempt),
             )
 
     def asks_the_same(self, request: Request, model: str, target: Target) -> bool:

@@ -164,11 +164,14 @@ class State:
         self.started_mono = clock.monotonic()
         self.heard_at: float | None = None
         self.first_event_at: float | None = None
-        self.attempt = 1
+        start = request.start
+        self.attempt = 1 if start is None else start.attempt
         self.current: Attempt | None = None
         self.events_count = 0
-        self.next_sequence = 0
+        self.next_sequence = 0 if start is None else start.sequence
         self.progress = Progress()
+        if start is not None:
+            self.progress.reached(start.resume, start.sequence)
         self.restart_error: GeminiStreamsError | None = None
         self.broken: Attempt | None = None
         """An attempt that was retired and is not decided on yet."""
@@ -177,8 +180,9 @@ class State:
         self.asking: GeminiStreamsError | None = None
         """What it is being asked about."""
         self.waits = Waits(self)
+        self.waits.kept = self.attempt - 1
         self.audience = Audience()
-        self.history = History(options.history)
+        self.history = History(options.history, self.next_sequence)
         self.ended_mono: float | None = None
         self.last: LastMessageOf | None = None
 
@@ -207,6 +211,11 @@ class State:
         return self.target.quota_key(self.model)
 
     @property
+    def interaction_id(self) -> str | None:
+        """Under which the server keeps the work."""
+        return self.request.interaction_id(self.progress.resume)
+
+    @property
     def cooldowns(self) -> Cooldowns:
         """The waits that it shares with other streams."""
         return self.table.cooldowns
@@ -221,7 +230,9 @@ class State:
 
     def reader_of_events(self) -> Events:
         """Return what takes the events of the next request; with the lock held."""
-        return self.request.events(self.options.max_event_bytes, self.progress.resume)
+        return self.request.events(
+            self.options.max_event_bytes, self.progress.resume, self.clock.monotonic
+        )
 
     def wake(self) -> None:
         """Let the stream's thread go on where it waits for room; with the lock held."""

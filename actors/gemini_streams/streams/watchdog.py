@@ -15,7 +15,8 @@ The rules:
       its actor has not ended `_HUNG_AFTER` seconds later            the actor is killed
 
 - While the stream waits for room the server is not listened to, so its silence does not count.
-- Before the first event of a request `first_event_timeout` counts, after it `idle_timeout`.
+- Before the first event of a request `first_event_timeout` counts, after it `idle_timeout`. A call that only looks at
+  what is there has `idle_timeout` alone.
 
 `arm` and `cancel` are called with the session's lock held, by any thread. The clock's thread rings, takes the lock for
 the look, and interrupts, fails and kills without it.
@@ -124,14 +125,14 @@ class Watchdog:
             moments.append(attempt.heard_at + self._patience(attempt))
             if attempt.error is not None:
                 moments[-1] += _HUNG_AFTER
-            elif not attempt.hop:
+            elif not _answers(attempt):
                 # Once an event has come, less silence is allowed: looking again by then saves setting a timer at it.
                 moments.append(stream.clock.monotonic() + options.idle_timeout)
         return min(moments, default=None)
 
     def _patience(self, attempt: Attempt) -> float:
         options = self._stream.options
-        return options.idle_timeout if attempt.hop else options.first_event_timeout
+        return options.idle_timeout if _answers(attempt) else options.first_event_timeout
 
     def _ring(self) -> None:
         interrupted: Attempt | None = None
@@ -172,8 +173,13 @@ class Watchdog:
 
     def _silence(self, attempt: Attempt) -> GeminiStreamsError:
         limit = self._patience(attempt)
-        if attempt.hop:
+        if _answers(attempt):
             return IdleTimeoutError(f"the server was silent for {limit:g} s (idle_timeout) in the answer")
         return FirstEventTimeoutError(
             f"the server sent no event within {limit:g} s (first_event_timeout) of the request"
         )
+
+
+def _answers(attempt: Attempt) -> bool:
+    """Whether the answer has begun, or had begun before the present call."""
+    return bool(attempt.hop) or (attempt.call is not None and not attempt.call.asks)

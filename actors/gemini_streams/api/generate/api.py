@@ -9,6 +9,7 @@ The rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -18,7 +19,8 @@ from gemini_streams.api.endpoint import Target
 from gemini_streams.api.generate import response
 from gemini_streams.api.generate.meaning import Checkpoint, Meaning
 from gemini_streams.api.generate.request import TOKEN, build_request, with_token
-from gemini_streams.api.protocol import Call, Request, ResumePoint
+from gemini_streams.api.protocol import Call, CancelOn, Onward, Request, ResumePoint, Start
+from gemini_streams.errors import GeminiStreamsError
 
 __all__ = ["GENERATE_CONTENT", "GenerateContent", "GenerateRequest"]
 
@@ -30,6 +32,8 @@ class GenerateRequest:
 
     __slots__ = ("_follows", "_without", "body")
 
+    cancel_on: CancelOn = "never"
+    start: Start | None = None
     body: Body
     """JSON."""
 
@@ -48,9 +52,34 @@ class GenerateRequest:
             body = with_token(self._without, cast("Checkpoint", resume).token)
         return Call("POST", f"{target.model_url(model)}:streamGenerateContent?alt=sse", body)
 
-    def events(self, room: int, resume: ResumePoint | None) -> Meaning:
+    def events(
+        self,
+        room: int,
+        resume: ResumePoint | None,
+        clock: Callable[[], float],  # noqa: ARG002 - an answer is as good late as soon
+    ) -> Meaning:
         """Return the reader of the events that answer a call."""
         return Meaning(room, cast("Checkpoint | None", resume), follows=self._follows)
+
+    def onward(
+        self,
+        resume: ResumePoint | None,
+        resume_at: int,
+        error: GeminiStreamsError,  # noqa: ARG002 - each is the same to it
+        *,
+        got_on: bool,  # noqa: ARG002
+    ) -> Onward:
+        """Go on behind the last continuation token, or from the beginning where there is none."""
+        return Onward(resume, 0 if resume is None else resume_at)
+
+    def cancel(self, target: Target, resume: ResumePoint | None) -> None:
+        """There is nothing to cancel: the work ends with its connection."""
+
+    def interaction_id(self, resume: ResumePoint | None) -> None:
+        """The server keeps nothing."""
+
+    def cursor(self, resume: ResumePoint | None, attempt: int) -> None:
+        """The server keeps nothing."""
 
     def shown(self) -> dict[str, Any]:
         """Return the body, decoded anew at each use."""

@@ -86,6 +86,8 @@ class Meaning:
     goes on from. `follows`: continuation tokens are followed.
     """
 
+    marks: list[Any] | None = None
+
     __slots__ = (
         "_calls",
         "_courses",
@@ -341,6 +343,19 @@ class Meaning:
         except ValueError:
             return not is_nothing(payload)
         return False
+
+    def answering(self) -> None:
+        """Nothing depends on it."""
+
+    @staticmethod
+    def unfold(document: bytes) -> list[bytes]:
+        """Return the document: it is one event."""
+        return [document]
+
+    @staticmethod
+    def failed(error: GeminiStreamsError) -> End:
+        """Raise the error: no other call would say more."""
+        raise error
 
     def ending(self, *, half_event: bool = False) -> Ending:
         """Decide what the clean end of the request's body is. `half_event`: it came inside an event."""
