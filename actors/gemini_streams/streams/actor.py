@@ -220,6 +220,8 @@ class StreamActor(SupervisedActor):
         else:
             feed.settle()
             return ended
+        if attempt.exchange is not None:
+            attempt.exchange.close()
         try:
             return attempt.meaning.failed(failure)
         finally:

@@ -1,0 +1,463 @@
+"""Interactions: each event's content is received once, whatever dies on our side and wherever the server cuts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pykka
+import pytest
+
+from gemini_streams import (
+    Answer,
+    APIError,
+    FlowControl,
+    InteractionFailedError,
+    InteractionGoneError,
+    InteractionStalledError,
+    InvalidRequestError,
+    ReplayMismatchError,
+    ResumeInteraction,
+    RetryPolicy,
+    StartInteraction,
+    StreamComplete,
+    StreamCrashedError,
+    StreamError,
+    StreamEvent,
+    StreamRestarting,
+    StreamStopped,
+    stream,
+)
+from gemini_streams.testing import Failure, Interaction, LocalGemini, Reply, check_history
+from kit.helpers import eventually
+from kit.scene import AT_ONCE, LAST, STEADY, Scene
+from pykka_supervisor.testing import Probe, TestClock, kill
+
+TEXT = "one two three four five six"
+WORDS = [f"w{number} " for number in range(500)]
+EVENTS = 3 + 6 + 1
+"""Of `TEXT`: created, status_update, completed; a start with the first word and five deltas; stop."""
+
+
+def begin(scene: Scene, text: str = "why", **options: Any) -> tuple[str, Probe]:
+    probe = scene.probe()
+    return scene.manager.start_interaction(text, subscriber=probe.ref, **options), probe
+
+
+def answer_of(probe: Probe) -> Answer:
+    """Fold what was received; every message must fit."""
+    answer = Answer()
+    for message in probe.messages:
+        answer.add(message)
+    return answer
+
+
+def actions(scene: Scene) -> list[str]:
+    return [record.action for record in scene.gemini.requests]
+
+
+def whole(probe: Probe, text: str = TEXT) -> StreamComplete:
+    last = probe.expect(LAST, timeout=60)
+    assert isinstance(last, StreamComplete), last
+    assert last.ok
+    assert answer_of(probe).text == text
+    assert not [m for m in probe.messages if isinstance(m, StreamRestarting) and m.discard]
+    return last
+
+
+class Killer(pykka.ThreadingActor):
+    """Kills the stream's actor behind each event, and keeps what it has received."""
+
+    use_daemon_thread = True
+
+    def __init__(self, scene: Scene, every: int = 1) -> None:
+        super().__init__()
+        self.scene = scene
+        self.every = every
+        self.messages: list[Any] = []
+
+    def on_receive(self, message: Any) -> None:
+        self.messages.append(message)
+        if isinstance(message, StreamEvent) and message.sequence % self.every == 0:
+            ref = self.scene.table.find(message.stream_id).ref
+            if ref is not None:
+                kill(ref)
+
+
+# -- it goes as it should
+
+
+def test_two_steps_each_event_once_and_its_end() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT))
+        _, probe = begin(scene, tag="t")
+        last = whole(probe)
+        assert actions(scene) == ["create", "stream"]
+        assert scene.gemini.requests[0].body == {
+            "stream": False,
+            "background": True,
+            "model": "gemini-flash-latest",
+            "input": "why",
+            "store": True,
+        }
+        assert (last.events_count, last.attempts, last.finish_reason) == (EVENTS, 1, "completed")
+        assert last.usage is not None
+        assert last.interaction_id == scene.gemini.requests[0].interaction_id
+        events = [m for m in probe.messages if isinstance(m, StreamEvent)]
+        assert events[0].event_type == "interaction.created"
+        assert events[0].cursor
+        assert last.cursor == events[-1].cursor
+        assert answer_of(probe).steps == [
+            {"type": "model_output", "content": [{"type": "text", "text": TEXT}]}
+        ]
+
+
+def test_the_first_event_is_delivered_before_the_stream_is_asked_for() -> None:
+    """Whoever stores cursors can store this one before anything is lost that it names."""
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT))
+        probe = scene.probe()
+        scene.manager.start_interaction("why", subscriber=probe.ref)
+        first = probe.expect(StreamEvent)
+        assert (first.event_type, first.sequence) == ("interaction.created", 0)
+        whole(probe)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "ok"),
+    [
+        (Reply(TEXT), "completed", True),
+        (Reply(TEXT, finish_reason="MAX_TOKENS"), "incomplete", False),
+        (Reply(TEXT, interaction=Interaction(status="requires_action")), "requires_action", True),
+        (Reply(TEXT, interaction=Interaction(status="never_heard_of")), "never_heard_of", False),
+    ],
+)
+def test_ends_by_status(reply: Reply, status: str, ok: bool) -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", reply)
+        _, probe = begin(scene)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamComplete)
+        assert (last.finish_reason, last.ok) == (status, ok)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "budget_exceeded"])
+def test_an_end_without_an_answer_is_an_error(status: str) -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(status=status)))
+        _, probe = begin(scene)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamError)
+        assert isinstance(last.error, InteractionFailedError)
+        assert last.error.status == status
+        assert last.cursor
+        assert actions(scene).count("create") == 1
+
+
+def test_function_calls_are_whole_and_answered_by_the_next_interaction() -> None:
+    with Scene() as scene:
+        scene.gemini.on("weather", Reply("", function_calls=[{"name": "look", "args": {"city": "Rome"}}]))
+        scene.gemini.on("17 degrees", Reply("It is warm."))
+        _, probe = begin(scene, "weather")
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamComplete)
+        assert (last.finish_reason, last.ok) == ("requires_action", True)
+        [call] = answer_of(probe).function_calls
+        assert (call["type"], call["name"], call["arguments"]) == ("function_call", "look", {"city": "Rome"})
+        result = {"type": "function_result", "call_id": call["id"], "name": "look", "result": "17 degrees"}
+        _, again = begin(scene, [result], previous_interaction_id=last.interaction_id)
+        whole(again, "It is warm.")
+
+
+# -- whatever dies
+
+
+@pytest.mark.parametrize("replay", ["same", "merged", 3])
+@pytest.mark.parametrize("ids", ["all", 7, "first", "none"])
+def test_killed_behind_each_event(ids: Any, replay: Any) -> None:
+    """The content once, in order, and one POST."""
+    words = WORDS[:60]
+    with Scene(max_streams=4) as scene:
+        scene.gemini.on("why", Reply(words, interaction=Interaction(ids=ids, replay=replay)))
+        killer = Killer.start(scene)
+        try:
+            scene.manager.start_interaction("why", subscriber=killer, flow=FlowControl(window=1))
+            messages = killer.proxy().messages
+            eventually(lambda: isinstance(messages.get()[-1:][0] if messages.get() else None, LAST), timeout=60)
+            received = messages.get()
+        finally:
+            killer.stop()
+        answer = Answer()
+        for message in received:
+            answer.add(message)
+        assert isinstance(received[-1], StreamComplete)
+        assert answer.text == "".join(words)
+        assert answer.ok
+        assert actions(scene).count("create") == 1
+        assert check_history(received, ended=True) == []
+        restarts = [m for m in received if isinstance(m, StreamRestarting)]
+        assert len(restarts) > (2 if replay == "merged" else 20)
+        assert not any(restart.discard for restart in restarts)
+
+
+def test_the_manager_is_killed() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(WORDS[:100], pace=0.002, interaction=Interaction(ids=7)))
+        _, probe = begin(scene)
+        for _ in range(3):
+            probe.expect(StreamEvent, lambda event: event.sequence % 20 == 19)
+            kill(scene.manager)
+            scene.manager.get_stats(timeout=20)
+        whole(probe, "".join(WORDS[:100]))
+        assert actions(scene).count("create") == 1
+
+
+PROGRAM = """
+import sys, time
+from gemini_streams import Gemini, ManagerActor, StartInteraction, stream
+manager = ManagerActor.start(endpoint=Gemini(api_key="local-key", base_url=sys.argv[1]))
+with stream(manager, StartInteraction("why")) as events:
+    for event in events:
+        print(event.sequence, event.cursor, event.text.strip(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("ids", ["all", 7, "none"])
+def test_the_process_is_killed_and_another_one_goes_on(ids: Any) -> None:
+    words = WORDS[:80]
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(words, pace=0.005, interaction=Interaction(ids=ids, replay=4)))
+        base = scene.gemini.endpoint.base_url
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(base)], stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            lines = [child.stdout.readline() for _ in range(40)]
+            os.kill(child.pid, signal.SIGKILL)
+        last = lines[-1].split()
+        printed = "".join(line.split(" ", 2)[2].strip() + " " for line in lines[2:])
+        probe = scene.probe(first=int(last[0]) + 1)
+        scene.manager.resume_interaction(last[1], subscriber=probe.ref)
+        end = probe.expect(LAST)
+        assert isinstance(end, StreamComplete)
+        rest = [m for m in probe.messages if isinstance(m, StreamEvent)]
+        assert rest[0].sequence == int(last[0]) + 1
+        assert printed + "".join(event.text for event in rest) == "".join(words)
+        assert actions(scene).count("create") == 1
+
+
+# -- wherever the server cuts
+
+
+@pytest.mark.parametrize("cut_by", ["array", "clean", "cut", "reset"])
+@pytest.mark.parametrize("ids", ["all", 3, "none"])
+def test_a_cut_stream_goes_on(cut_by: Any, ids: Any) -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(cuts=[4, 9, 12], ids=ids, cut_by=cut_by)))
+        _, probe = begin(scene)
+        whole(probe)
+        assert actions(scene).count("create") == 1
+        for restart in [m for m in probe.messages if isinstance(m, StreamRestarting)]:
+            assert not restart.discard
+
+
+def test_a_hundred_at_once_through_cuts_and_kills() -> None:
+    words = WORDS[:50]
+    cuts = Interaction(cuts=[10, 25, 40, 55], ids=5, replay="merged", cut_by="reset")
+    with Scene(max_streams=100) as scene:
+        scene.gemini.on("why", Reply(words, pace=0.001, interaction=cuts))
+        began = [begin(scene, f"why {number}") for number in range(100)]
+        for stream_id, probe in began[::3]:
+            probe.expect(StreamEvent)
+            kill(scene.ref(stream_id))
+        for _, probe in began:
+            whole(probe, "".join(words))
+        assert actions(scene).count("create") == 100
+
+
+def test_a_cut_at_the_same_place_is_read_from_the_resource() -> None:
+    with Scene(retry=RetryPolicy(attempts=8, initial_delay=0, jitter=0)) as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(cut_at=6)))
+        _, probe = begin(scene)
+        whole(probe)
+        assert actions(scene)[-1] == "get"
+        assert actions(scene).count("create") == 1
+
+
+def test_a_resume_that_goes_silent_is_read_from_the_resource() -> None:
+    with Scene(idle_timeout=0.3) as scene:
+        options = Interaction(cuts=[6], resume_silent_after=2)
+        scene.gemini.on("why", Reply(TEXT, interaction=options))
+        _, probe = begin(scene)
+        whole(probe)
+        assert "get" in actions(scene)
+
+
+def test_a_zombie_is_told() -> None:
+    with Scene(idle_timeout=0.1) as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(zombie_after=4)))
+        _, probe = begin(scene, max_silence=1.5)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamError)
+        assert isinstance(last.error, InteractionStalledError)
+        assert last.cursor
+        assert actions(scene).count("create") == 1
+
+
+def test_forgotten_is_an_ordinary_restart_told_as_such() -> None:
+    with Scene() as scene:
+        forgets = Interaction(cuts=[5], forget_after=1)
+        scene.gemini.on("why", Reply(TEXT, interaction=forgets), Reply(TEXT))
+        _, probe = begin(scene)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamComplete)
+        restart = next(
+            m for m in probe.messages if isinstance(m, StreamRestarting) and isinstance(m.error, InteractionGoneError)
+        )
+        assert (restart.resume_at, restart.discard) == (0, True)
+        assert answer_of(probe).text == TEXT
+        assert actions(scene).count("create") == 2
+
+
+def test_not_found_at_first_is_waited_out() -> None:
+    with Scene() as scene:
+        late = Interaction(gets=[Failure(404), Failure(404)])
+        scene.gemini.on("why", Reply(TEXT, interaction=late))
+        _, probe = begin(scene)
+        whole(probe)
+        assert actions(scene).count("create") == 1
+
+
+def test_an_error_event_is_not_delivered_and_the_resource_decides() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, error_after=(4, Failure(504)), interaction=Interaction(string_codes=True)))
+        _, probe = begin(scene)
+        whole(probe)
+        assert not [
+            m for m in probe.messages if isinstance(m, StreamEvent) and m.event_type == "error"
+        ]
+        assert "get" in actions(scene)
+
+
+def test_late_usage_is_waited_for() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(usage_late=0.0)))
+        _, probe = begin(scene)
+        last = whole(probe)
+        assert last.usage is not None
+        assert actions(scene) == ["create", "stream", "get"]
+
+
+def test_a_model_that_refuses_background_says_what_to_do() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(no_background=True)))
+        _, probe = begin(scene)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamError)
+        assert "resumable=False" in str(last.error)
+        assert len(scene.gemini.requests) == 1
+
+
+def test_a_post_whose_answer_is_lost_is_told() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(post_lost=True)), Reply(TEXT))
+        _, probe = begin(scene)
+        restart = probe.expect(StreamRestarting)
+        assert "may have started work at the server" in str(restart.error)
+        whole(probe)
+
+
+# -- not resumable
+
+
+def test_not_resumable_is_one_post_and_restarts_from_the_beginning() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(cuts=[5])), Reply(TEXT))
+        _, probe = begin(scene, resumable=False)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamComplete)
+        assert last.ok
+        restart = next(m for m in probe.messages if isinstance(m, StreamRestarting))
+        assert (restart.resume_at, restart.discard) == (0, True)
+        assert answer_of(probe).text == TEXT
+        assert actions(scene) == ["create", "create"]
+        assert scene.gemini.requests[0].body["stream"] is True
+        assert last.cursor is None
+
+
+# -- resuming by hand
+
+
+def test_an_id_replays_from_the_first_event_and_a_cursor_at_the_end_brings_nothing() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT))
+        _, probe = begin(scene)
+        last = whole(probe)
+        again = scene.probe()
+        scene.manager.resume_interaction(str(last.interaction_id), subscriber=again.ref)
+        whole(again)
+        end = scene.probe(first=EVENTS)
+        scene.manager.resume_interaction(str(last.cursor), subscriber=end.ref)
+        message = end.expect(LAST)
+        assert isinstance(message, StreamComplete)
+        assert [m for m in end.messages if isinstance(m, StreamEvent)] == []
+        assert actions(scene).count("create") == 1
+
+
+def test_one_that_is_forgotten_is_gone_and_nothing_is_bought() -> None:
+    with Scene() as scene:
+        probe = scene.probe(first=None)
+        scene.manager.resume_interaction("v1_nobody", subscriber=probe.ref)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamError)
+        assert isinstance(last.error, InteractionGoneError)
+        assert actions(scene) == ["stream"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        StartInteraction(""),
+        StartInteraction("why", store=False),
+        StartInteraction("why", cancel_on="sometimes"),  # type: ignore[arg-type]
+        StartInteraction("why", config={"stream": True}),
+        StartInteraction("why", config={"background": True}),
+        StartInteraction("why", agent="deep-research", config={"temperature": 1}),
+        StartInteraction("why", max_silence=0),
+        ResumeInteraction("gi1.nonsense"),
+        ResumeInteraction("no id at all"),
+        ResumeInteraction(""),
+    ],
+)
+def test_bad_input_is_refused(request_: Any) -> None:
+    with Scene() as scene, Probe() as probe:
+        from msgspec.structs import replace
+
+        with pytest.raises(InvalidRequestError):
+            scene.manager.ask(replace(request_, subscriber=probe.ref))
+        assert scene.gemini.requests == []
+
+
+# -- the iterator, and the history
+
+
+def test_an_iterator_and_a_history_have_cursors() -> None:
+    with Scene(history=1 << 20) as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(ids=4)))
+        with stream(scene.manager, StartInteraction("why"), ) as events:
+            live = [event for event in events if isinstance(event, StreamEvent)]
+            answer = events.answer
+        assert answer.text == TEXT
+        assert answer.interaction_id == scene.gemini.requests[0].interaction_id
+        late = scene.probe(after=None)
+        from gemini_streams import FROM_START
+
+        scene.manager.subscribe_stream(str(events.stream_id), late.ref, after=FROM_START)
+        late.expect(LAST)
+        replayed = [m for m in late.messages if isinstance(m, StreamEvent)]
+        assert [event.cursor for event in replayed] == [event.cursor for event in live]
