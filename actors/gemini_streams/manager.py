@@ -77,8 +77,8 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
     The methods send the request of the same name and wait for the answer, at most `timeout` seconds
     (`pykka.Timeout`); they raise what the manager refuses with.
 
-    A request for a stream is read in the thread that asks or tells: its pictures are encoded there, and its pydantic objects
-    are read there. On an event loop that is the loop's thread.
+    A request for a stream is read in the thread that asks or tells: its pictures are encoded there, and its pydantic
+    objects are read there. On an event loop that is the loop's thread.
     """
 
     _preparer: Preparer

@@ -392,7 +392,8 @@ class StreamComplete(msgspec.Struct, frozen=True):
 
     stream_id: str
     events_count: int
-    """Events of the last attempt put into this subscriber's inbox."""
+    """Events of the last attempt put into this subscriber's inbox; of an interaction that can be resumed, all that
+    were put there and stand."""
     finish_reason: str | None
     block_reason: str | None
     usage: dict[str, Any] | None
@@ -409,9 +410,7 @@ class StreamComplete(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Whether it has finished as a whole: with STOP and not blocked; an interaction that needs nothing more, or
-        the results of its function calls.
-        """
+        """Finished with STOP and not blocked; an interaction: completed, or it waits for its calls' results."""
         return self.finish_reason in _WHOLE and self.block_reason is None
 
 

@@ -1,4 +1,4 @@
-"""A request for a stream read in the asker's thread: what the manager needs in order to start the stream, all of it checked.
+"""A request for a stream, read in the asker's thread: what the manager needs to start the stream, all of it checked.
 
 The rules:
 

@@ -1,6 +1,7 @@
 """The tree that a manager stands on: what its actors share, and how it is built.
 
     root (Supervisor, ends when the manager ends in order)
+    ├── errands (Errands): cancels work at the server
     ├── streams (StreamSupervisor)
     │   └── one StreamActor a stream
     └── manager (ManagerActor)
@@ -22,6 +23,7 @@ from gemini_streams.errors import MissingCredentialsError
 from gemini_streams.http.connections import Connections
 from gemini_streams.options import ManagerOptions, Settings
 from gemini_streams.prepared import Preparer
+from gemini_streams.streams.errands import Errands
 from gemini_streams.streams.registry import Sessions
 from gemini_streams.streams.supervisor import StreamSupervisor
 from pykka_supervisor import ChildSpec, SupervisedActor
@@ -54,13 +56,20 @@ class Tree:
             linger=chosen.linger,
             clock=chosen.clock,
         )
+        connections = Connections(chosen.connect_timeout, chosen.max_streams, chosen.clock)
         streams = {
             "table": self.table,
-            "connections": Connections(chosen.connect_timeout, chosen.max_streams, chosen.clock),
+            "connections": connections,
             "shutdown": chosen.shutdown,
             "clock": chosen.clock,
         }
         self.children = (
+            ChildSpec(
+                Errands,
+                (self.table, connections, chosen.clock),
+                id="errands",
+                shutdown=chosen.shutdown,
+            ),
             ChildSpec(StreamSupervisor, (), streams, id="streams", shutdown=chosen.shutdown),
             ChildSpec(
                 manager,

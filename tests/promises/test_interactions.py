@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,30 +11,29 @@ from typing import Any
 
 import pykka
 import pytest
+from msgspec.structs import replace
 
 from gemini_streams import (
+    FROM_START,
     Answer,
-    APIError,
     FlowControl,
     InteractionFailedError,
     InteractionGoneError,
     InteractionStalledError,
     InvalidRequestError,
-    ReplayMismatchError,
     ResumeInteraction,
     RetryPolicy,
     StartInteraction,
     StreamComplete,
-    StreamCrashedError,
     StreamError,
     StreamEvent,
     StreamRestarting,
     StreamStopped,
     stream,
 )
-from gemini_streams.testing import Failure, Interaction, LocalGemini, Reply, check_history
+from gemini_streams.testing import Failure, Interaction, Reply, check_history
 from kit.helpers import eventually
-from kit.scene import AT_ONCE, LAST, STEADY, Scene
+from kit.scene import LAST, Scene
 from pykka_supervisor.testing import Probe, TestClock, kill
 
 TEXT = "one two three four five six"
@@ -44,7 +42,7 @@ EVENTS = 3 + 6 + 1
 """Of `TEXT`: created, status_update, completed; a start with the first word and five deltas; stop."""
 
 
-def begin(scene: Scene, text: str = "why", **options: Any) -> tuple[str, Probe]:
+def begin(scene: Scene, text: Any = "why", **options: Any) -> tuple[str, Probe]:
     probe = scene.probe()
     return scene.manager.start_interaction(text, subscriber=probe.ref, **options), probe
 
@@ -58,7 +56,7 @@ def answer_of(probe: Probe) -> Answer:
 
 
 def actions(scene: Scene) -> list[str]:
-    return [record.action for record in scene.gemini.requests]
+    return [str(record.action) for record in scene.gemini.requests]
 
 
 def whole(probe: Probe, text: str = TEXT) -> StreamComplete:
@@ -188,7 +186,9 @@ def test_killed_behind_each_event(ids: Any, replay: Any) -> None:
         try:
             scene.manager.start_interaction("why", subscriber=killer, flow=FlowControl(window=1))
             messages = killer.proxy().messages
-            eventually(lambda: isinstance(messages.get()[-1:][0] if messages.get() else None, LAST), timeout=60)
+            eventually(
+                lambda: isinstance(messages.get()[-1:][0] if messages.get() else None, LAST), timeout=60
+            )
             received = messages.get()
         finally:
             killer.stop()
@@ -317,7 +317,9 @@ def test_forgotten_is_an_ordinary_restart_told_as_such() -> None:
         last = probe.expect(LAST)
         assert isinstance(last, StreamComplete)
         restart = next(
-            m for m in probe.messages if isinstance(m, StreamRestarting) and isinstance(m.error, InteractionGoneError)
+            m
+            for m in probe.messages
+            if isinstance(m, StreamRestarting) and isinstance(m.error, InteractionGoneError)
         )
         assert (restart.resume_at, restart.discard) == (0, True)
         assert answer_of(probe).text == TEXT
@@ -335,12 +337,12 @@ def test_not_found_at_first_is_waited_out() -> None:
 
 def test_an_error_event_is_not_delivered_and_the_resource_decides() -> None:
     with Scene() as scene:
-        scene.gemini.on("why", Reply(TEXT, error_after=(4, Failure(504)), interaction=Interaction(string_codes=True)))
+        scene.gemini.on(
+            "why", Reply(TEXT, error_after=(4, Failure(504)), interaction=Interaction(string_codes=True))
+        )
         _, probe = begin(scene)
         whole(probe)
-        assert not [
-            m for m in probe.messages if isinstance(m, StreamEvent) and m.event_type == "error"
-        ]
+        assert not [m for m in probe.messages if isinstance(m, StreamEvent) and m.event_type == "error"]
         assert "get" in actions(scene)
 
 
@@ -390,6 +392,67 @@ def test_not_resumable_is_one_post_and_restarts_from_the_beginning() -> None:
         assert last.cursor is None
 
 
+# -- whose work is cancelled
+
+
+@pytest.mark.parametrize(("cancel_on", "cancelled"), [("stop", True), ("leave", True), ("never", False)])
+def test_a_stop_cancels_the_work_at_the_server(cancel_on: Any, cancelled: bool) -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, hold_after=5))
+        stream_id, probe = begin(scene, cancel_on=cancel_on)
+        probe.expect(StreamEvent, lambda event: event.sequence == 4)
+        assert scene.manager.stop_stream(stream_id)
+        last = probe.expect(StreamStopped)
+        assert last.cursor
+        if cancelled:
+            eventually(lambda: actions(scene)[-1] == "cancel")
+        else:
+            scene.manager.stop()
+            assert "cancel" not in actions(scene)
+
+
+@pytest.mark.parametrize(("cancel_on", "cancelled"), [("stop", False), ("leave", True)])
+def test_the_leaving_of_the_last_one_cancels_where_that_was_asked_for(
+    cancel_on: Any, cancelled: bool
+) -> None:
+    with Scene(clock=TestClock()) as scene:
+        scene.gemini.on("why", Reply(TEXT, hold_after=5))
+        with Probe() as probe:
+            stream_id = scene.manager.start_interaction("why", subscriber=probe.ref, cancel_on=cancel_on)
+            probe.expect(StreamEvent, lambda event: event.sequence == 4)
+            assert scene.manager.unsubscribe_stream(stream_id, probe.ref)
+        scene.clock.advance(0.9)
+        assert "cancel" not in actions(scene)
+        scene.clock.advance(0.2)
+        if cancelled:
+            eventually(lambda: actions(scene)[-1] == "cancel")
+        else:
+            scene.manager.stop()
+            assert "cancel" not in actions(scene)
+
+
+def test_a_stop_during_the_post_tells_at_once_and_cancels_what_it_had_begun() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, headers_delay=0.5, hold_after=5))
+        stream_id, probe = begin(scene)
+        eventually(lambda: scene.gemini.requests)
+        began = time.monotonic()
+        assert scene.manager.stop_stream(stream_id)
+        probe.expect(StreamStopped)
+        assert time.monotonic() - began < 0.25
+        eventually(lambda: actions(scene)[-1] == "cancel")
+
+
+def test_the_end_of_the_manager_cancels_nothing() -> None:
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, hold_after=5))
+        _, probe = begin(scene, cancel_on="leave")
+        probe.expect(StreamEvent, lambda event: event.sequence == 4)
+        scene.manager.stop()
+        assert probe.expect(StreamStopped).cursor
+        assert "cancel" not in actions(scene)
+
+
 # -- resuming by hand
 
 
@@ -436,8 +499,6 @@ def test_one_that_is_forgotten_is_gone_and_nothing_is_bought() -> None:
 )
 def test_bad_input_is_refused(request_: Any) -> None:
     with Scene() as scene, Probe() as probe:
-        from msgspec.structs import replace
-
         with pytest.raises(InvalidRequestError):
             scene.manager.ask(replace(request_, subscriber=probe.ref))
         assert scene.gemini.requests == []
@@ -449,14 +510,15 @@ def test_bad_input_is_refused(request_: Any) -> None:
 def test_an_iterator_and_a_history_have_cursors() -> None:
     with Scene(history=1 << 20) as scene:
         scene.gemini.on("why", Reply(TEXT, interaction=Interaction(ids=4)))
-        with stream(scene.manager, StartInteraction("why"), ) as events:
+        with stream(
+            scene.manager,
+            StartInteraction("why"),
+        ) as events:
             live = [event for event in events if isinstance(event, StreamEvent)]
             answer = events.answer
         assert answer.text == TEXT
         assert answer.interaction_id == scene.gemini.requests[0].interaction_id
         late = scene.probe(after=None)
-        from gemini_streams import FROM_START
-
         scene.manager.subscribe_stream(str(events.stream_id), late.ref, after=FROM_START)
         late.expect(LAST)
         replayed = [m for m in late.messages if isinstance(m, StreamEvent)]

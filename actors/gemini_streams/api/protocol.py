@@ -9,9 +9,9 @@ The rules:
 - `Events` reads the events that answer one call. The stream's thread and the shared reader take turns at it.
 - A resume point is the API's own: a stream keeps the latest, and hands it back for the next call. Two resume points are
   equal where the answer has not got on from one to the other.
-- A call that fails is the API's to judge first (`Events.failed`): another call of the same attempt may say more. What an
-  attempt fails of is told; where the next one begins, and whether the policy counts the one that failed, says
-  `Request.onward`.
+- A call that fails is the API's to judge first (`Events.failed`): another call of the same attempt may say more.
+- Behind an attempt that has failed `Request.onward` says where the next one begins, and whether the retry policy counts
+  the one that has failed.
 - What one event says (its text, its function calls, its finish reason) the API reads from the event's data.
 
 `chosen` names the API of each request. Nothing else outside an API's own package names that API.
@@ -27,7 +27,19 @@ from gemini_streams.api.body import Body
 from gemini_streams.api.endpoint import Target
 from gemini_streams.errors import GeminiStreamsError
 
-__all__ = ["API", "Call", "CancelOn", "End", "Ending", "Events", "Onward", "Request", "ResumePoint", "Says", "Start"]
+__all__ = [
+    "API",
+    "Call",
+    "CancelOn",
+    "End",
+    "Ending",
+    "Events",
+    "Onward",
+    "Request",
+    "ResumePoint",
+    "Says",
+    "Start",
+]
 
 ResumePoint = Hashable
 """Where an answer can go on; only the API that made it looks into it."""

@@ -89,6 +89,8 @@ class Subscription:
         "_count",
         "_counted",
         "_errand",
+        "_first",
+        "_gaps",
         "_inbox",
         "_inbox_bytes",
         "_inbox_window",
@@ -144,6 +146,8 @@ class Subscription:
         """Somebody waits for this subscriber's credit."""
         self.stalled_since: float | None = None
         """When it began to hold the stream paused."""
+        self._first = NO_LIMIT  # the lowest sequence number put into the inbox
+        self._gaps: list[tuple[int, int]] = []  # what stands and was left out: first sequence number, count
         self._counted = 0  # the attempt of the latest event put into the inbox
         self._count = 0  # and how many of that attempt were
         self.top = -1
@@ -181,6 +185,12 @@ class Subscription:
     def count_of(self, attempt: int) -> int:
         """How many events of an attempt were put into the inbox; the latest attempt that has begun, or a later one."""
         return self._count if attempt == self._counted else 0
+
+    @property
+    def standing(self) -> int:
+        """How many events were put into the inbox and stand, of all attempts."""
+        missing = sum(count for first, count in self._gaps if first <= self.top)
+        return max(0, self.top + 1 - self._first - missing)
 
     def has_room(self, size: int) -> bool:
         """Whether an event of so many bytes fits, or, for 0, whether any might; one alone always does."""
@@ -432,6 +442,7 @@ class Subscription:
         if last.attempt != self._counted:
             self._counted, self._count = last.attempt, 0
         self._count += count
+        self._first = min(self._first, events[0].sequence)
         self.top = last.sequence
         self.mark = last.mark
         if self._batched:
@@ -489,12 +500,18 @@ class Subscription:
 
     def _put_gap(self, attempt: int, sequence: int, count: int) -> None:
         self._told_at = self._acked
+        self._gaps.append((sequence, count))
         self._put(EventsDropped(self._owner.stream_id, attempt, sequence, count, self._owner.tag))
 
     def _put_restart(self, message: StreamRestarting) -> None:
         void = self.top >= message.resume_at
         if void:
             self.mark = None
+        self._gaps = [
+            (first, min(count, message.resume_at - first))
+            for first, count in self._gaps
+            if first < message.resume_at
+        ]
         self.top = min(self.top, message.resume_at - 1)
         self._put(
             StreamRestarting(

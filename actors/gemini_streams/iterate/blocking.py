@@ -63,7 +63,8 @@ def stream(
                 print(piece, end="", flush=True)
 
     `contents` is what google-genai takes, or a `StartStream`, `StartInteraction` or `ResumeInteraction`, which needs no
-    subscriber here. The other parameters are those of `StartStream`. With `heartbeat` it gives `None` after so many seconds of silence.
+    subscriber here. The other parameters are those of `StartStream`. With `heartbeat` it gives `None` after so many
+    seconds of silence.
 
     Starting raises what the manager refuses with; iterating raises the error of a stream that failed.
     """

@@ -48,8 +48,8 @@ def answers(
         for request, answer in answers(manager, ["Why is the sky blue?", "And the sea?"]):
             print(request, answer.error or answer.text)
 
-    A request is contents, or a `StartStream`, `StartInteraction` or `ResumeInteraction` without a subscriber. `requests` may be endless: it is read as
-    streams end, in a thread of its own. An answer that is not whole has an `error`, also where the manager refused the
+    A request is contents, or a `StartStream`, `StartInteraction` or `ResumeInteraction` without a subscriber.
+    `requests` may be endless: it is read as streams end, in a thread of its own. An answer that is not whole has an
     request. Raises `MissingCredentialsError`, and what the iterable raises. `break` or `close()` stops the
     streams that run.
     """

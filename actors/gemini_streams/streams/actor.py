@@ -238,9 +238,9 @@ class StreamActor(SupervisedActor):
             exchange.send(self._connections, session.target, call)
             self._check_answer(attempt, exchange, call)
             attempt.meaning.answering()
-            feed.answering()
             if not call.streams:
                 return Document(feed, exchange).run()
+            feed.answering()
             return Pump(feed, exchange).run(self._connections.reader)
         except Interrupted:
             if call.within is None or attempt.interrupted or attempt.error is not None:

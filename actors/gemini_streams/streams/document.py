@@ -14,6 +14,7 @@ from __future__ import annotations
 from gemini_streams.api.protocol import End
 from gemini_streams.errors import EventTooLargeError, StreamTruncatedError
 from gemini_streams.http.exchange import Exchange
+from gemini_streams.streams.attempt import Retired
 from gemini_streams.streams.decoding import events_of
 from gemini_streams.streams.feed import Feed
 
@@ -34,7 +35,14 @@ class Document:
         feed = self._feed
         meaning = feed.attempt.meaning
         payloads = meaning.unfold(self._body())
-        feed.settle()
+        try:
+            feed.answering()
+            feed.settle()
+        except Retired:
+            session = feed.session
+            if session.cancels is not None:  # it was stopped before its work had an id
+                session.table.cancel_work(session, meaning.resume)
+            raise
         while payloads:
             count, room = feed.room(len(payloads[0]))
             fits = 1

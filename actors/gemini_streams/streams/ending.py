@@ -13,19 +13,26 @@ The rules:
 
 from __future__ import annotations
 
+import functools
+
+from gemini_streams.api.protocol import CancelOn
 from gemini_streams.delivery.owner import LastMessageOf
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.messages import Status
 from gemini_streams.safely import safely
 from gemini_streams.streams import last_message
 from gemini_streams.streams.attempt import Attempt, hang_up
+from gemini_streams.streams.errands import WITHIN
 from gemini_streams.streams.state import State
 from gemini_streams.streams.status import follow
 from pykka_supervisor.log import get_logger
 
-__all__ = ["end", "fail", "finish"]
+__all__ = ["end", "fail", "finish", "let_go"]
 
 _log = get_logger(__name__)
+
+_LEFT_BEHIND = 1.0
+"""Seconds behind the leaving of the last subscriber until the work at the server is cancelled."""
 
 
 def fail(stream: State, error: GeminiStreamsError, *, attempt: Attempt | None = None) -> bool:
@@ -42,17 +49,31 @@ def finish(
     at_once: bool = False,
     error: GeminiStreamsError | None = None,
     attempt: Attempt | None = None,
+    cancels: CancelOn | None = None,
 ) -> bool:
     """End a stream; `False` where it has ended, or `attempt` is not the present one any more.
 
-    `at_once`: a subscriber's last message comes in place of what is buffered for it.
+    `at_once`: a subscriber's last message comes in place of what is buffered for it. `cancels`: why work at the server
+    would be cancelled.
     """
     with stream.lock:
         if stream.ended or (attempt is not None and stream.current is not attempt):
             return False
-        interrupted = end(stream, status, last, at_once=at_once, error=error)
-    hang_up(interrupted)
+        interrupted = end(stream, status, last, at_once=at_once, error=error, cancels=cancels)
+    let_go(stream, interrupted)
     return True
+
+
+def let_go(stream: State, interrupted: Attempt | None) -> None:
+    """End the connection of an attempt whose stream has ended; without the lock, by the thread that ended it.
+
+    A POST that is to be answered with an interaction's id is kept for a moment, so that the work can be cancelled.
+    """
+    call = None if interrupted is None else interrupted.call
+    if stream.cancels is not None and call is not None and call.asks and not call.streams:
+        stream.clock.call_later(WITHIN, functools.partial(hang_up, interrupted))
+    else:
+        hang_up(interrupted)
 
 
 def end(
@@ -62,8 +83,9 @@ def end(
     *,
     at_once: bool = False,
     error: GeminiStreamsError | None = None,
+    cancels: CancelOn | None = None,
 ) -> Attempt | None:
-    """End a stream, with its lock held; returns the attempt to interrupt once the lock is free."""
+    """End a stream, with its lock held; returns the attempt to interrupt once the lock is free (`let_go`)."""
     was, attempts = stream.status, stream.attempts
     attempt = stream.current
     if attempt is not None:
@@ -84,6 +106,10 @@ def end(
         safely(stream.table.unwatch, subscription.ref, stream)
         safely(subscription.finish, last, at_once=at_once)
     stream.audience.linger(subscriptions)
+    if cancels is not None and stream.request.cancel_on in (cancels, "leave"):
+        stream.cancels = cancels
+        delay = _LEFT_BEHIND if cancels == "leave" else 0.0
+        safely(stream.table.cancel_work, stream, stream.progress.resume, delay)
     _log.info(
         "stream_ended",
         stream_id=stream.stream_id,

@@ -160,7 +160,9 @@ class Feed:
         session.next_sequence = first + count
         _, attempt.free, attempt.free_bytes = common_room(session.audience.pausing, 0)
         if session.history.limit:
-            session.history.remember(first, payloads if attempt.meaning.marks is None else _marked(events, payloads))
+            session.history.remember(
+                first, payloads if attempt.meaning.marks is None else _marked(events, payloads)
+            )
         meaning = attempt.meaning
         if meaning.resume is not None:
             session.progress.reached(

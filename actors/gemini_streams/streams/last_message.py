@@ -94,15 +94,17 @@ def _made(
     usage: dict[str, Any] | None,
 ) -> LastMessage:
     attempts = stream.attempts
+    mark = subscription.mark
+    resumes = mark is not None and mark[1] is not None
     if subscription.unheard is not None:
         attempts = min(attempts, subscription.unheard - 1)
     return message(
         stream_id=stream.stream_id,
-        events_count=subscription.count_of(attempts),
+        events_count=subscription.standing if resumes else subscription.count_of(attempts),
         usage=usage,
         attempts=attempts,
         duration=stream.duration,
         tag=stream.tag,
         interaction_id=stream.interaction_id,
-        cursor=cursor_of(subscription.mark, subscription.counted),
+        cursor=cursor_of(mark, subscription.counted),
     )

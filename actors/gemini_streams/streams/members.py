@@ -28,7 +28,7 @@ from gemini_streams.errors import SlowSubscriberError, StreamCrashedError, Strea
 from gemini_streams.messages import LastMessage, StreamEvent, StreamRestarting
 from gemini_streams.options import FlowControl, Place
 from gemini_streams.streams import ending, last_message
-from gemini_streams.streams.attempt import Attempt, hang_up
+from gemini_streams.streams.attempt import Attempt
 from gemini_streams.streams.state import State
 from pykka_supervisor.log import get_logger
 
@@ -102,7 +102,7 @@ class Members:
                 return False
             subscription.close()
             interrupted = self.leave(subscription)
-        hang_up(interrupted)
+        ending.let_go(self._stream, interrupted)
         _log.debug("subscriber_left", stream_id=self.stream_id, subscriber=urn, died=gone)
         return True
 
@@ -134,14 +134,14 @@ class Members:
                 interrupted = None
                 if stream.audience.go_on(subscription):
                     stream.wake()
-        hang_up(interrupted)
+        ending.let_go(self._stream, interrupted)
 
     def lost(self, subscription: Subscription, error: BaseException) -> None:
         """Let a subscriber leave whose inbox, of an application's own kind, has raised; in the thread that put."""
         with self.lock:
             subscription.close()
             interrupted = self.leave(subscription)
-        hang_up(interrupted)
+        ending.let_go(self._stream, interrupted)
         _log.warning(
             "subscriber_lost",
             stream_id=self.stream_id,
@@ -156,7 +156,9 @@ class Members:
     def event(self, attempt: int, sequence: int, payload: bytes) -> StreamEvent:
         """Decode an event of the history again."""
         payload, mark = unmarked(payload)
-        return StreamEvent(self.stream_id, attempt, sequence, decode(payload), self.tag, self._stream.run, mark)
+        return StreamEvent(
+            self.stream_id, attempt, sequence, decode(payload), self.tag, self._stream.run, mark
+        )
 
     # -- with the lock held
 
@@ -193,7 +195,11 @@ class Members:
     def forsake(self) -> Attempt | None:
         """End the stream that has no subscriber left; returns the attempt to interrupt."""
         return ending.end(
-            self._stream, "stopped", last_message.stopped(self._stream, "requested"), at_once=True
+            self._stream,
+            "stopped",
+            last_message.stopped(self._stream, "requested"),
+            at_once=True,
+            cancels="leave",
         )
 
     def _join(self, subscription: Subscription) -> None:

@@ -15,6 +15,7 @@ Thread-safe; its lock is held for a moment only and may be taken with a session'
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
@@ -35,6 +36,7 @@ from gemini_streams.errors import (
 )
 from gemini_streams.messages import ManagerStats, Status
 from gemini_streams.safely import safely
+from gemini_streams.streams.errands import Cancel
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.session import Session
@@ -111,6 +113,8 @@ class Sessions:
         """The clock's, which all managers share, as long as the tree runs."""
         self.supervisor: pykka.ActorRef[Any] | None = None
         """Of the streams; it says so itself when it starts."""
+        self.errands: pykka.ActorRef[Any] | None = None
+        """Who cancels work at the server; it says so itself when it starts."""
         self.root: pykka.ActorRef[Any] | None = None
         """The top of the tree, once the supervisor of the streams has it watched."""
         self._lock = threading.Lock()
@@ -243,6 +247,23 @@ class Sessions:
         with contextlib.suppress(pykka.ActorDeadError):  # then the tree is ending, and every stream with it
             if self.supervisor is not None:
                 self.supervisor.tell(message)
+
+    def cancel_work(self, session: Session, resume: Any, delay: float = 0.0) -> None:
+        """Have a stream's work at the server cancelled, where there is some; from any thread, never waits."""
+        call = session.request.cancel(session.target, resume)
+        name = session.request.interaction_id(resume)
+        if call is None or name is None:
+            return
+        cancel = Cancel(session.stream_id, name, session.target, call)
+        if delay:
+            self._clock.call_later(delay, functools.partial(self._run_errand, cancel))
+        else:
+            self._run_errand(cancel)
+
+    def _run_errand(self, cancel: Cancel) -> None:
+        with contextlib.suppress(pykka.ActorDeadError):  # then the tree is ending: that never cancels
+            if self.errands is not None:
+                self.errands.tell(cancel)
 
     def _watch_lingering(self) -> None:
         """Set the one timer for those that linger, all equally long: at the end of the first. With the lock held."""

@@ -45,7 +45,13 @@ class Session(State):
 
     def stop(self, reason: Literal["requested", "shutdown"]) -> bool:
         """End the stream; `False` where it has ended."""
-        return ending.finish(self, "stopped", last_message.stopped(self, reason), at_once=True)
+        return ending.finish(
+            self,
+            "stopped",
+            last_message.stopped(self, reason),
+            at_once=True,
+            cancels="stop" if reason == "requested" else None,
+        )
 
     def fail(self, error: GeminiStreamsError) -> bool:
         """End the stream with an error; `False` where it has ended."""

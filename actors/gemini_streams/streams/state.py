@@ -35,7 +35,7 @@ Every field is written with the lock held, but for those marked *:
     progress                           the pump's thread; the supervisor's       the stream's, `resume` alone
     undecided, asking *                the supervisor's; the stream's            the other one of the two
     broken, restart_error              the supervisor's; the stream's            no thread
-    ended_mono                         the thread that ends the stream           any thread
+    ended_mono, cancels                the thread that ends the stream           any thread
     history, last                      a thread with the lock                    no thread
 
 "The pump's thread" is the one that uses the pump at the moment: the stream's own, or the shared reader's for it.
@@ -49,7 +49,7 @@ from typing import Any, Protocol
 import pykka
 
 from gemini_streams.api.endpoint import Target
-from gemini_streams.api.protocol import Events, Request
+from gemini_streams.api.protocol import CancelOn, Events, Request, ResumePoint
 from gemini_streams.delivery.audience import Audience
 from gemini_streams.delivery.history import History
 from gemini_streams.delivery.owner import LastMessageOf
@@ -87,6 +87,9 @@ class Table(Protocol):
     def count_restart(self) -> None:
         """Count a restart."""
 
+    def cancel_work(self, session: Any, resume: ResumePoint | None, delay: float = 0.0) -> None:
+        """Have a stream's work at the server cancelled, where there is some."""
+
 
 class State:
     """One stream over all its attempts."""
@@ -96,6 +99,7 @@ class State:
         "attempt",
         "audience",
         "broken",
+        "cancels",
         "clock",
         "current",
         "ended_mono",
@@ -179,6 +183,8 @@ class State:
         """What an attempt died of that the policy's `retryable` has to be asked about, in a thread that lives."""
         self.asking: GeminiStreamsError | None = None
         """What it is being asked about."""
+        self.cancels: CancelOn | None = None
+        """Why its work at the server is to be cancelled: it was stopped, or left; `None`: it is not."""
         self.waits = Waits(self)
         self.waits.kept = self.attempt - 1
         self.audience = Audience()
@@ -230,9 +236,7 @@ class State:
 
     def reader_of_events(self) -> Events:
         """Return what takes the events of the next request; with the lock held."""
-        return self.request.events(
-            self.options.max_event_bytes, self.progress.resume, self.clock.monotonic
-        )
+        return self.request.events(self.options.max_event_bytes, self.progress.resume, self.clock.monotonic)
 
     def wake(self) -> None:
         """Let the stream's thread go on where it waits for room; with the lock held."""

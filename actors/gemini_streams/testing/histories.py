@@ -8,7 +8,8 @@ What one history can show, by the number of the guarantee:
    attempt follows. `discard` says whether something that this subscriber has received became void.
 3. What is left out is counted: an `EventsDropped` stands at the gap and names its size, `events_count` is the
    number of events received under the attempt that the last message names, and an answer that ended with
-   neither a finishReason nor a blockReason is no `StreamComplete`.
+   neither a finishReason nor a blockReason is no `StreamComplete`. Of an interaction that can be resumed, it is the
+   number of events received that stand.
 4. An error is told once, as the last message; a failed attempt is told by its own `StreamRestarting`, so
    attempts go up one by one; an error inside the stream is no `StreamEvent`.
 5. Seen from one subscriber: one that is known to be quick is not let go for being slow (`quick=True`). The
@@ -115,6 +116,8 @@ class _Stream:
         """Events received under each attempt."""
         self._errors = 0
         self._replays = joined is not None
+        self._seen_from = 0
+        """The first sequence number that it can have received itself."""
         self._standing: list[int] = []
         """Sequence numbers received (or seen before it joined) that are not void, rising."""
         self._attempt: int | None = None
@@ -129,7 +132,7 @@ class _Stream:
             self._expected = 0
         elif isinstance(joined, tuple):
             self._attempt, seen = joined
-            self._standing, self._expected = [seen], seen + 1
+            self._standing, self._expected, self._seen_from = [seen], seen + 1, seen + 1
         elif first == 0:
             self._attempt = 1
 
@@ -231,7 +234,10 @@ class _Stream:
             least = current - 1 if self._announced else current  # what is announced may not begin any more
             if last.attempts < least or (last.attempts > current and not self._replays):
                 wrong(2, f"the last message counts {last.attempts} attempts, the history {current}")
-        counts = {self._counts[last.attempts]}
+        if last.cursor is not None:  # an interaction goes on from attempt to attempt
+            counts = {sum(self._seen_from <= sequence for sequence in self._standing)}
+        else:
+            counts = {self._counts[last.attempts]}
         if self._replays:
             counts.add(self._counts.total())
         if last.events_count not in counts:

@@ -141,12 +141,12 @@ def recut(draw: st.DrawFn, events: list[Event]) -> list[Event]:
                 last["event_type"] == "step.start"
                 and last["step"]["type"] == "model_output"
                 and "content" not in last["step"]
+                and event["delta"]["type"] == "text"
             ):
-                if event["delta"]["type"] == "text":
-                    last["step"]["content"] = [{"type": "text", "text": place[0][place[1]]}]
-                    if "event_id" in event:
-                        last["event_id"] = event["event_id"]
-                    continue
+                last["step"]["content"] = [{"type": "text", "text": place[0][place[1]]}]
+                if "event_id" in event:
+                    last["event_id"] = event["event_id"]
+                continue
         merged.append(event)
     if how in ("same", "merged"):
         return merged

@@ -34,7 +34,15 @@ from gemini_streams.api.interactions.request import request_body
 from gemini_streams.api.protocol import Call, CancelOn, Events, Onward, Request, ResumePoint, Start
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 
-__all__ = ["INTERACTIONS", "Interactions", "cursor_of", "interaction_request", "marked", "resumed_request", "unmarked"]
+__all__ = [
+    "INTERACTIONS",
+    "Interactions",
+    "cursor_of",
+    "interaction_request",
+    "marked",
+    "resumed_request",
+    "unmarked",
+]
 
 _ID = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:~-")
 _MOST_OF_AN_ID = 512
@@ -111,7 +119,11 @@ class InteractionRequest:
         if name is None or not self._resumable:
             return None
         return Call(
-            "POST", target.url(f"interactions/{quote(name, safe='')}/cancel"), (b"{}",), streams=False, asks=False
+            "POST",
+            target.url(f"interactions/{quote(name, safe='')}/cancel"),
+            (b"{}",),
+            streams=False,
+            asks=False,
         )
 
     def interaction_id(self, resume: ResumePoint | None) -> str | None:

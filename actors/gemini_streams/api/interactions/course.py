@@ -4,8 +4,8 @@ The rules:
 
 - A resumable interaction is begun by a POST that is answered at once with an id. From then on the stream only looks: at
   the interaction's stream, or at the resource (`look`).
-- The first event that a broken stream goes on with is the one behind its place (`place`, `resume`). `first`: the server is
-  asked from the interaction's first event on, and what was delivered is skipped.
+- The first event that a broken stream goes on with is the one behind its place (`place`, `resume`). `first`: the server
+  is asked from the interaction's first event on, and what was delivered is skipped.
 - The policy counts the attempts that got nowhere. Behind one that has got on the next begins at once.
 - A silence while the server says that it works is bounded by `max_silence` alone. The looks stand 1 s apart, then 2, up
   to 30.
@@ -78,9 +78,7 @@ def onward(course: Course, resume_at: int, error: GeminiStreamsError, *, got_on:
     if isinstance(error, InteractionGoneError):
         return Onward(None, 0)
     if course.pause is not None:
-        return Onward(
-            course._replace(pause=None), resume_at, bills=False, counted=False, delay=course.pause
-        )
+        return Onward(course._replace(pause=None), resume_at, bills=False, counted=False, delay=course.pause)
     if got_on:
         return Onward(course, resume_at, bills=False, counted=False, delay=0.0)
     return Onward(course, resume_at, bills=False)

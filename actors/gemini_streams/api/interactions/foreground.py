@@ -1,4 +1,4 @@
-"""The calls of an interaction that is not resumable: one POST that is answered by its stream, and its further hops. Pure.
+"""The calls of an interaction that is not resumable: one POST, answered by its stream, and its further hops. Pure.
 
 The rules:
 

@@ -112,7 +112,9 @@ class Reader:
             try:
                 new = self._new(data, halves=halves)
             except Contradiction as contradiction:
-                self.broken = ReplayMismatchError(f"the server's replay contradicts what it had sent: {contradiction}")
+                self.broken = ReplayMismatchError(
+                    f"the server's replay contradicts what it had sent: {contradiction}"
+                )
                 break
             for each, another, mark in new:
                 events.append(each)

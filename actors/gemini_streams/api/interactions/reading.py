@@ -21,8 +21,8 @@ from typing import Any
 from gemini_streams.api.interactions.course import Course
 from gemini_streams.api.interactions.place import Place, Tracker
 from gemini_streams.api.interactions.reader import ENDED, FAILED, Mark, Reader
-from gemini_streams.api.interactions.resume import Contradiction, Replay
 from gemini_streams.api.interactions.rest import rest_of
+from gemini_streams.api.interactions.resume import Contradiction, Replay
 from gemini_streams.api.json_values import decode, encode
 from gemini_streams.api.protocol import End, Ending
 from gemini_streams.errors import (
@@ -118,9 +118,7 @@ class _Looking(Reader):
         """Where the stream is."""
         if not self._fresh:
             return self._course
-        return self._course._replace(
-            place=self._tracker.place(), usage=self.usage, breaks=0, looks=0
-        )
+        return self._course._replace(place=self._tracker.place(), usage=self.usage, breaks=0, looks=0)
 
     def _new(self, data: dict[str, Any], *, halves: bool) -> list[tuple[dict[str, Any], bool, Mark]]:
         replay = self._replay
@@ -189,7 +187,9 @@ class StreamReader(_Looking):
             return self._end()
         if half_event:
             return Ending(End.TRUNCATED, "the body ended in the middle of an event")
-        return Ending(End.TRUNCATED, f"the interaction's stream ended after {self.count} events, before its end")
+        return Ending(
+            End.TRUNCATED, f"the interaction's stream ended after {self.count} events, before its end"
+        )
 
     def failed(self, error: GeminiStreamsError) -> End:
         """Decide what a failure of the stream is."""

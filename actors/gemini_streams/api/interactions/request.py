@@ -77,7 +77,9 @@ def request_body(
         generation = {**generation, name: fields.pop(name)}
     if generation:
         if agent is not None:
-            _refuse("config", f"cannot have {', '.join(sorted(generation))}: agents take no generation_config")
+            _refuse(
+                "config", f"cannot have {', '.join(sorted(generation))}: agents take no generation_config"
+            )
         body["generation_config"] = generation
     body.update(fields)
     if previous_interaction_id is not None:
@@ -125,7 +127,7 @@ def _json(value: Any, at: str, levels: int = 200) -> Any:
             return [_json(each, f"{at}[{index}]", levels - 1) for index, each in enumerate(value)]
     if isinstance(value, type) or callable(value):
         _refuse(at, "is a class or a function: nothing here calls one; give its JSON schema")
-    _refuse(at, f"cannot be sent: a {type(value).__name__} is no JSON")
+    return _refuse(at, f"cannot be sent: a {type(value).__name__} is no JSON")
 
 
 def _text(text: str, at: str) -> Any:

@@ -1,4 +1,4 @@
-"""An interaction's events folded into its steps, as the service's resource has them; and the results of its calls. Pure.
+"""An interaction's events folded into its steps, as the service's resource has them. Pure.
 
 The rules:
 
