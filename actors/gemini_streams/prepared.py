@@ -81,7 +81,7 @@ class Preparer:
         else:
             options, request = self._interaction(start, options)
         target = self._target(options.endpoint)
-        if options.model:
+        if not isinstance(start, ResumeInteraction):
             model_path(options.model)
         return Prepared(
             start,

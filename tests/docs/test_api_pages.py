@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,10 @@ def documented() -> set[object]:
     for page in PAGES.glob("*.md"):
         for path in re.findall(r"(?m)^::: (\S+)$", page.read_text()):
             place, _, name = path.rpartition(".")
-            value = getattr(importlib.import_module(place), name)
+            try:
+                value: Any = importlib.import_module(path)
+            except ModuleNotFoundError:
+                value = getattr(importlib.import_module(place), name)
             names = value.__all__ if isinstance(value, ModuleType) else ()
             found |= {id(getattr(value, each)) for each in names} or {id(value)}
     return found

@@ -70,6 +70,7 @@ def test_supervised_application() -> None:
     assert done.stdout.splitlines() == [
         "Supervisor",
         "  gemini_streams",
+        "    errands",
         "    streams",
         "      StreamActor",
         "    manager",
@@ -77,6 +78,16 @@ def test_supervised_application() -> None:
         "All is well, thank you. [whole: True, attempts: 1]",
     ]
     assert "reason='Killed'" in done.stderr
+
+
+def test_resumed_interaction() -> None:
+    done = run("resumed_interaction.py")
+    assert done.stdout.splitlines() == [
+        "killed in the middle of the answer",
+        "the answer is whole: True",
+        "asked for once: True",
+    ]
+    assert done.stderr == ""
 
 
 def test_chat_room() -> None:

@@ -65,7 +65,7 @@ def test_an_endpoints_arguments_and_their_defaults() -> None:
 
 def test_the_requests_and_their_methods() -> None:
     rows = re.findall(r"(?m)^\| `(\w+)\(([^|]*)\)` \| (?:`(\w+)`)? ?\|", section("Requests"))
-    assert len(rows) == 8
+    assert len(rows) == 10
     for message, arguments, method in rows:
         fields = list(getattr(gemini_streams, message).__struct_fields__)
         named = re.findall(r"(\w+)(?:=[^,]*)?(?:, |$)", arguments.removesuffix(", …"))

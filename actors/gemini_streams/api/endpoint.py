@@ -283,7 +283,7 @@ class Target:
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
         """Return a key that is equal for requests that share a quota: a 429 to one of them holds for all."""
-        return (*self.identity, model and model_path(model))
+        return (*self.identity, model_path(model))
 
     def headers(self) -> dict[str, str | Secret]:
         """Return a fresh dict of the headers of the request that is about to be sent, its credentials among them."""

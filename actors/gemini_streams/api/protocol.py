@@ -62,6 +62,9 @@ class Call(NamedTuple):
     within: float | None = None
     """Seconds that it may take as a whole; `None`: the stream's own limits hold."""
 
+    def __repr__(self) -> str:
+        return f"<Call {self.method} {self.url}>"
+
 
 class End(enum.Enum):
     """What the clean end of a call's answer is."""

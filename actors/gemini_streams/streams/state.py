@@ -214,7 +214,7 @@ class State:
     @property
     def quota_key(self) -> tuple[str, str, str]:
         """What this stream shares a rate limit by."""
-        return self.target.quota_key(self.model)
+        return self.target.quota_key(self.model or "interactions")  # a resumed one does not say its model
 
     @property
     def interaction_id(self) -> str | None:

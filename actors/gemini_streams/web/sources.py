@@ -30,7 +30,7 @@ from gemini_streams.errors import (
 from gemini_streams.iterate.asynchronous import AsyncStream
 from gemini_streams.iterate.blocking import Stream
 from gemini_streams.iterate.reading import Reading, joining, starting
-from gemini_streams.messages import StartStream, StreamError, Subscribe
+from gemini_streams.messages import Start, StreamError, Subscribe
 from gemini_streams.options import FlowControl
 from gemini_streams.positions import Position
 from gemini_streams.web.events import ALIVE, END, GONE, OPENING, Events
@@ -50,7 +50,7 @@ _HEADERS = {
 
 def event_source(
     manager: pykka.ActorRef[Any],
-    what: StartStream | str,
+    what: Start | str,
     *,
     last_event_id: str | None = None,
     heartbeat: float = 15.0,
@@ -64,8 +64,8 @@ def event_source(
         )
         return Response(source, status=source.status, headers=source.headers)
 
-    `what` is a `StartStream` with a `stream_id`, or the id of a stream that exists. `heartbeat` is in seconds: after so
-    long a silence a comment is sent. Unless the request says otherwise, its stream has `history=4 MiB`, `keep=60`
+    `what` is a request for a stream with a `stream_id`, or the id of a stream that exists. `heartbeat` is in seconds:
+    after so long a silence a comment is sent. Unless the request says otherwise, its stream has `history=4 MiB`, `keep=60`
     seconds, and lets a browser go that does not keep up.
 
     Raises what the manager refuses with, and `InvalidRequestError` for a request without `stream_id`.
@@ -86,7 +86,7 @@ def event_source(
 
 async def aevent_source(
     manager: pykka.ActorRef[Any],
-    what: StartStream | str,
+    what: Start | str,
     *,
     last_event_id: str | None = None,
     heartbeat: float = 15.0,
@@ -212,19 +212,19 @@ class AsyncEventSource(_Source, AsyncIterator[bytes]):
             await self._stream.aclose()
 
 
-def _request(what: Any, last_event_id: str | None) -> StartStream | Subscribe | None:
+def _request(what: Any, last_event_id: str | None) -> Start | Subscribe | None:
     """Return what the manager is asked; `None` where the browser has had the end."""
-    if isinstance(what, StartStream):
+    if isinstance(what, Start):
         if what.stream_id is None:
             raise InvalidRequestError(
-                "a StartStream for an event source needs a stream_id: a browser that comes back joins by it"
+                f"a {type(what).__name__} for an event source needs a stream_id: a browser that comes back joins by it"
             )
         flow = _FLOW if isinstance(what.flow, msgspec.UnsetType) else what.flow
     elif isinstance(what, str):
         flow = _FLOW
     else:
         raise InvalidRequestError(
-            f"an event source is of a StartStream or of a stream's id, not of {type(what).__name__}"
+            f"an event source is of a request for a stream or of a stream's id, not of {type(what).__name__}"
         )
     stream_id = what if isinstance(what, str) else what.stream_id
     if last_event_id:
@@ -239,7 +239,7 @@ def _request(what: Any, last_event_id: str | None) -> StartStream | Subscribe | 
     )
 
 
-def _events(request: StartStream | Subscribe) -> Events:
+def _events(request: Start | Subscribe) -> Events:
     after = request.after if isinstance(request, Subscribe) else None
     try:
         return Events(Position.of(after).sequence if isinstance(after, str) else -1)
