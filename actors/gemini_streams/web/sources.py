@@ -65,8 +65,8 @@ def event_source(
         return Response(source, status=source.status, headers=source.headers)
 
     `what` is a request for a stream with a `stream_id`, or the id of a stream that exists. `heartbeat` is in seconds:
-    after so long a silence a comment is sent. Unless the request says otherwise, its stream has `history=4 MiB`, `keep=60`
-    seconds, and lets a browser go that does not keep up.
+    after so long a silence a comment is sent. Unless the request says otherwise, its stream has `history=4 MiB`,
+    `keep=60` seconds, and lets a browser go that does not keep up.
 
     Raises what the manager refuses with, and `InvalidRequestError` for a request without `stream_id`.
     """
