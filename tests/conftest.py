@@ -40,7 +40,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-ONE_SERVER_A_MODULE = frozenset({"test_request_like_google"})
+ONE_SERVER_A_MODULE = frozenset({"test_interaction_request", "test_request_like_google"})
 """Google's client keeps its connection, and a server its thread, from one test of these modules to the next."""
 
 

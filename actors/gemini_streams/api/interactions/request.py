@@ -2,7 +2,8 @@
 
 The rules:
 
-- `input` is a string, a content, a list of contents or of steps, as dicts or as google-genai's objects.
+- `input` is a string, a content, a list of contents or of steps, as dicts or as google-genai's objects. A list of
+  contents is one step of the user's.
 - `config` has the other fields. Those of `generation_config` may stand beside them.
 - `stream` and `background` are the stream's own business, and what would be lost without a word is refused.
 - A value that cannot be sent raises `InvalidRequestError`.
@@ -15,7 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from gemini_streams.api.body import LARGE, Body, base64_large, encode, text_large
+from gemini_streams.api.body import LARGE, Body, Large, base64_large, encode, text_large
 from gemini_streams.errors import InvalidRequestError, shown
 
 __all__ = ["request_body"]
@@ -37,6 +38,9 @@ _GENERATION = frozenset(
     }
 )
 """Fields of `generation_config`."""
+
+_STEPS = frozenset({"user_input", "model_output", "thought"})
+"""Types of steps, beside calls and results."""
 
 _OWN = {
     "stream": "every interaction is streamed",
@@ -68,9 +72,7 @@ def request_body(
     """Build a body; `more`: fields that the kind of call needs. Raises `InvalidRequestError`."""
     body: dict[str, Any] = dict(more or {})
     body.update({"model": model} if agent is None else {"agent": agent})
-    body["input"] = _json(given, "input")
-    if not body["input"]:
-        _refuse("input", "is empty: give a string, contents or steps")
+    body["input"] = _input(_json(given, "input"))
     fields = _fields(config)
     generation = fields.pop("generation_config", None) or {}
     for name in [name for name in fields if name in _GENERATION]:
@@ -88,6 +90,32 @@ def request_body(
         body["previous_interaction_id"] = previous_interaction_id
     body["store"] = store
     return encode(body)
+
+
+def _input(given: Any) -> Any:
+    """Return an input as google-genai sends it: a list of contents is one step of the user's."""
+    if not given:
+        _refuse("input", "is empty: give a string, contents or steps")
+    if isinstance(given, str | Large):
+        return given
+    if isinstance(given, dict):
+        return [given] if _is_step(given) else given
+    if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+        _refuse("input", "must be a string, a content, a list of contents or a list of steps")
+    steps = [_is_step(item) for item in given]
+    if all(steps):
+        return given
+    if any(steps):
+        _refuse(
+            "input", "mixes contents and steps: put the contents into {'type': 'user_input', 'content': […]}"
+        )
+    contents = [item if "type" in item else {"type": "text", **item} for item in given]
+    return [{"type": "user_input", "content": contents}]
+
+
+def _is_step(item: dict[str, Any]) -> bool:
+    kind = item.get("type")
+    return isinstance(kind, str) and (kind in _STEPS or kind.endswith(("_call", "_result")))
 
 
 def _fields(config: Any) -> dict[str, Any]:
@@ -115,7 +143,7 @@ def _json(value: Any, at: str, levels: int = 200) -> Any:
         case str():
             return _text(value, at)
         case bytes() | bytearray():
-            return base64_large(value) if len(value) >= LARGE else base64.b64encode(value).decode()
+            return base64_large(value) if len(value) >= LARGE else base64.urlsafe_b64encode(value).decode()
         case Mapping():
             made = {}
             for name, each in value.items():
