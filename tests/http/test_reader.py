@@ -556,7 +556,7 @@ def test_consumers_are_woken_when_the_whole_turn_is_over(
             gate.acquire()
             gates.append(gate)
             wakes.append(gate)
-            self.log.append("asleep" if all(each.locked() for each in gates) else "woken")
+            self.log.append("asleep" if all(each.locked() for each in wakes) else "woken")
             return super().turn(wakes)
 
     made = [Telling(log, str(n)) for n in range(3)]
