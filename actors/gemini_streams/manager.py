@@ -53,6 +53,7 @@ from gemini_streams.options import (
 )
 from gemini_streams.positions import Position
 from gemini_streams.prepared import Prepared, Preparer, for_the_asker, named, one_ref, refused, several_refs
+from gemini_streams.streams.observed import Attach, Detach
 from gemini_streams.streams.session import Session
 from gemini_streams.tree import Tree
 from pykka_supervisor import (
@@ -250,6 +251,8 @@ class ManagerActor(SupervisedActor):
             GetStreamInfo: lambda m: self._table.find(named(m.stream_id)).info(),
             ListStreams: lambda _m: [session.stream_id for session in self._table.all()],
             GetStats: lambda _m: self._table.stats(),
+            Attach: lambda m: self._table.observed.add(m.tap),
+            Detach: lambda m: self._table.observed.remove(m.tap),
         }
 
     @classmethod
@@ -259,7 +262,9 @@ class ManagerActor(SupervisedActor):
         Raises `InvalidRequestError` for options that cannot be right, and whatever keeps the tree from starting.
         """
         tree = Tree(options, cls)
-        Supervisor.start(tree.children, auto_shutdown="any_significant", clock=tree.options.clock)
+        Supervisor.start(
+            tree.children, auto_shutdown="any_significant", clock=tree.options.clock, observers=tree.feed
+        )
         return cast("ManagerRef", tree.manager)
 
     @classmethod
@@ -288,7 +293,7 @@ class ManagerActor(SupervisedActor):
         return ChildSpec(
             Supervisor,
             (tree.children,),
-            {"auto_shutdown": "any_significant", "clock": tree.options.clock},
+            {"auto_shutdown": "any_significant", "clock": tree.options.clock, "observers": tree.feed},
             id=id,
             restart="transient",
             type="supervisor",
@@ -336,7 +341,7 @@ class ManagerActor(SupervisedActor):
         return self._start_stream(self._tree.preparer.prepare(request))
 
     def _start_stream(self, prepared: Prepared) -> str:
-        start, options, subscribers, stream_id, request, target, patient = prepared
+        start, options, subscribers, stream_id, request, target, patient, context = prepared
         if stream_id is not None:
             session = self._table.get(stream_id)
             if session is not None and session.status != "stopped":
@@ -360,6 +365,7 @@ class ManagerActor(SupervisedActor):
             options=options,
             table=self._table,
             patient=patient,
+            context=context,
         )
         if self.retired:  # killed meanwhile: the asker is told that nothing was done
             raise pykka.ActorDeadError(f"{self.actor_ref} was killed before it had started the stream")
@@ -368,6 +374,7 @@ class ManagerActor(SupervisedActor):
         self._table.add(session)
         for ref in subscribers:
             self._table.watch(ref, session)
+        self._table.observed.started(session, len(subscribers), slot=session.slot)
         self._table.start(session)
         return session.stream_id
 

@@ -285,6 +285,8 @@ class ManagerStats(msgspec.Struct, frozen=True):
     stopped: int
     restarts: int
     events: int
+    observer_lost: int = 0
+    """Records that observers have not seen, since they were too slow."""
 
 
 # -- what a subscriber receives --------------------------------------------------------------------------------------

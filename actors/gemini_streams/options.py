@@ -6,15 +6,16 @@ Times are seconds, sizes bytes. A value that cannot be right raises `InvalidRequ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, TypedDict
 
 import msgspec
 
 from gemini_streams.api.endpoint import Endpoint, Gemini
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
-from pykka_supervisor import Clock
+from pykka_supervisor import Clock, InvalidSpecError, TreeObserver
 from pykka_supervisor.clock import SYSTEM_CLOCK, SystemClock
+from pykka_supervisor.observe import QUEUE, as_observers
 from pykka_supervisor.testing import TestClock
 
 __all__ = [
@@ -191,6 +192,13 @@ def _is_clock(name: str, value: Any) -> None:
         )
 
 
+def _are_observers(name: str, value: Any) -> None:
+    try:
+        as_observers(value)
+    except InvalidSpecError as error:
+        raise InvalidRequestError(f"{name}: {error}") from None
+
+
 def _or_none(name: str, value: Any) -> float | None:
     return None if value is None else seconds(name, value)
 
@@ -222,6 +230,8 @@ _MANAGER_OPTIONS: dict[str, Callable[[str, Any], object] | None] = {
     "linger": _or_zero,
     "shutdown": _or_zero,
     "clock": _is_clock,
+    "observers": _are_observers,
+    "observer_queue": lambda name, value: whole(name, value, 1),
 }
 
 
@@ -270,6 +280,8 @@ class ManagerOptions(StreamOptions, total=False):
         linger (5.0): How long a stream that has ended stays visible.
         shutdown (5.0): How long each actor of the manager's tree may take to end.
         clock (SYSTEM_CLOCK): What tells the time; for tests.
+        observers (()): What is told of starts, restarts and ends: instances of subclasses of `Observer`.
+        observer_queue (10000): How many records may wait for the observers; beyond that some are lost, and counted.
 
     """
 
@@ -280,6 +292,8 @@ class ManagerOptions(StreamOptions, total=False):
     linger: float
     shutdown: float
     clock: Clock
+    observers: Sequence[TreeObserver]
+    observer_queue: int
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +316,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     linger: float = 5.0
     shutdown: float = 5.0
     clock: Clock = SYSTEM_CLOCK
+    observers: Sequence[TreeObserver] = ()
+    observer_queue: int = QUEUE
 
     def __repr__(self) -> str:
         return f"Settings(model={self.model!r}, max_streams={self.max_streams})"

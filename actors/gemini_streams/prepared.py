@@ -11,6 +11,7 @@ The rules:
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Collection
 from typing import Any, NamedTuple, cast
 
@@ -49,6 +50,8 @@ class Prepared(NamedTuple):
     target: Target
     patient: bool = False
     """Whether it waits for a slot, however many wait already."""
+    context: contextvars.Context | None
+    """The asker's context variables, for observers."""
 
     def __repr__(self) -> str:
         return f"Prepared({self.start!r})"
@@ -91,6 +94,7 @@ class Preparer:
             request,
             target,
             isinstance(message, Patient),
+            contextvars.copy_context() if options.observers else None,
         )
 
     def _interaction(

@@ -4,7 +4,8 @@
     ├── errands (Errands): cancels work at the server
     ├── streams (StreamSupervisor)
     │   └── one StreamActor a stream
-    └── manager (ManagerActor)
+    ├── manager (ManagerActor)
+    └── observers (ObserverActor), where there are any; the first one to start and the last one to end
 
 The tree checks the manager's options before it starts anything: `InvalidRequestError`.
 """
@@ -28,6 +29,7 @@ from gemini_streams.streams.registry import Sessions
 from gemini_streams.streams.supervisor import StreamSupervisor
 from pykka_supervisor import ChildSpec, SupervisedActor
 from pykka_supervisor.log import get_logger
+from pykka_supervisor.observe import Feed
 
 __all__ = ["Tree"]
 
@@ -57,6 +59,9 @@ class Tree:
             clock=chosen.clock,
         )
         connections = Connections(chosen.connect_timeout, chosen.max_streams, chosen.clock)
+        self.feed = Feed(tuple(chosen.observers), chosen.observer_queue, chosen.shutdown)
+        if self.feed.observers:
+            self.table.observed.add(self.feed)
         streams = {
             "table": self.table,
             "connections": connections,

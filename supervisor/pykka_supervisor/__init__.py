@@ -51,6 +51,7 @@ from .left_behind import leaked_threads
 from .links import link
 from .mailbox import Mailbox
 from .monitor import Down, MonitorRef, demonitor, monitor
+from .observe import ChildEndRecord, ChildGaveUpRecord, ChildRestartRecord, ChildStartRecord, TreeObserver
 from .policy import GIVE_UP, Backoff, GiveUp
 from .process import SignalHandling, stop_on_signals
 from .ref import SupervisedRef, kill, root_of, supervisor_of, whereis
@@ -69,12 +70,16 @@ __all__ = [
     "Backoff",
     "BeforeEnd",
     "ChildCounts",
+    "ChildEndRecord",
+    "ChildGaveUpRecord",
     "ChildInfo",
     "ChildNotFoundError",
+    "ChildRestartRecord",
     "ChildRestartingError",
     "ChildRunningError",
     "ChildSpec",
     "ChildSpecLike",
+    "ChildStartRecord",
     "Clock",
     "Crash",
     "DeferredReply",
@@ -108,6 +113,7 @@ __all__ = [
     "SupervisorRef",
     "SystemClock",
     "Timer",
+    "TreeObserver",
     "before_end",
     "cancel_timer",
     "demonitor",

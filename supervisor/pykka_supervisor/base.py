@@ -23,6 +23,7 @@ from .dispatch import Internal
 from .errors import InvalidSpecError
 from .exits import Exit
 from .incarnation import KILL_GRACE, Incarnation
+from .observe import Tap
 from .policy import Intensity
 from .ref import SupervisedRef
 
@@ -69,6 +70,7 @@ class Child:
         "last_reason",
         "leader",
         "restart_timer",
+        "restarts",
         "spec",
         "status",
     )
@@ -80,6 +82,8 @@ class Child:
         self.generation = 0
         self.attempt = 0
         """Restarts in a row, for the backoff."""
+        self.restarts = 0
+        """All its restarts."""
         self.last_reason: Exit | None = None
         self.leader: Child | None = None
         """While it waits for its restart: the child whose end or failed start that restart follows from."""
@@ -168,6 +172,8 @@ class BaseSupervisor(SupervisedActor):
         cell = self._supervised_cell
         if clock is not None:
             cell.clock = clock
+        self._taps: tuple[Tap, ...] = cell.taps
+        """What is told of its children's starts, ends and restarts."""
         if name is not None:
             names.claim(name, cell)
         self._closing = False
@@ -214,10 +220,6 @@ class BaseSupervisor(SupervisedActor):
                 return None
             total += allowed + KILL_GRACE
         return total
-
-    def _restarts_of(self, child: Child) -> int:
-        """Restarts in the window that counts for a child, now; may be called from any thread."""
-        raise NotImplementedError
 
     # -- asked by anybody
 

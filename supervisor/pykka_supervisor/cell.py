@@ -24,6 +24,7 @@ from .incarnation import DEFAULT_SHUTDOWN, KILL_GRACE, Awaited, ChildEnded, Inca
 from .left_behind import ENDING, LEAKED
 from .log import contain, get_logger
 from .mailbox import PARKED, Mailbox
+from .observe import ChildEndRecord, Tap
 from .policy import RestartType, wants_restart
 from .ref import SupervisedRef
 from .report import report
@@ -45,6 +46,7 @@ class Cell:
     __slots__ = (
         "__weakref__",
         "actor_class",
+        "child_id",
         "clock",
         "closed",
         "crash_on",
@@ -67,6 +69,7 @@ class Cell:
         "shutdown",
         "stopped",
         "supervisor",
+        "taps",
         "urn",
     )
 
@@ -95,6 +98,10 @@ class Cell:
         self.clock = clock
         self.owner_decides = False
         """Its supervisor's owner decides about its ends (`ChildSpec.backoff` is a function) and reports them itself."""
+        self.child_id = actor_class.__name__
+        """What its supervisor calls it."""
+        self.taps: tuple[Tap, ...] = ()
+        """What is told of its starts, ends and restarts: its supervisor's."""
         self.max_buffered = max_buffered
         self.interruptible = run_class._supervised_has_interrupt(actor_class)  # noqa: SLF001
         self.lock = threading.Lock()
@@ -263,9 +270,11 @@ class Cell:
         if late:
             LEAKED.discard(incarnation)
             incarnation.error = None
-            _log.info("abandoned_thread_ended", actor=str(self), thread=incarnation.thread.name)
+            _log.info("abandoned_thread_ended", actor=str(self), thread_name=incarnation.thread.name)
             return
         incarnation.disarm()
+        if self.taps:
+            self._observe_end(incarnation, reason)
         if incarnation.for_good:
             self.finish(reason)
             if self.supervisor is None and is_abnormal(reason):
@@ -301,7 +310,9 @@ class Cell:
             actor._supervised_abandoned()  # noqa: SLF001
         incarnation.answer_stops()
         incarnation.open_gate()
-        _log.warning("thread_abandoned", actor=str(self), thread=incarnation.thread.name, reason=reason)
+        if self.taps:
+            self._observe_end(incarnation, reason)
+        _log.warning("thread_abandoned", actor=str(self), thread_name=incarnation.thread.name, reason=reason)
         return True
 
     def close(self) -> None:
@@ -350,6 +361,35 @@ class Cell:
             except BaseException as error:  # noqa: BLE001
                 contain(error)
                 _log.error("monitor_failed", actor=str(self), exc_info=error)
+
+    # -- told to observers
+
+    def observe(self, record: Callable[..., Any], generation: int, **more: Any) -> None:
+        """Tell what observes this actor; `record` is the record's class. Never blocks, from any thread."""
+        hook = record.hook  # type: ignore[attr-defined]
+        told = [tap for tap in self.taps if hook in tap.wanted]
+        if not told:
+            return
+        made = record(
+            at=self.clock.time(),
+            supervisor=str(self.supervisor),
+            child_id=self.child_id,
+            urn=getattr(self, "urn", ""),
+            actor_class=self.actor_class.__name__,
+            generation=generation,
+            **more,
+        )
+        for tap in told:
+            tap.put(made)
+
+    def _observe_end(self, incarnation: Incarnation, reason: Exit) -> None:
+        self.observe(
+            ChildEndRecord,
+            incarnation.generation,
+            reason=str(reason),
+            abnormal=is_abnormal(reason),
+            final=bool(incarnation.for_good),
+        )
 
     # -- asked from outside
 
@@ -423,7 +463,7 @@ class Cell:
                     "child_terminated",
                     reason,
                     offender={"id": None, "ref": str(self)},
-                    error=not self.owner_decides,
+                    expected=self.owner_decides,
                 )
 
     def allowance(self) -> float | None:

@@ -174,10 +174,6 @@ class DynamicSupervisor(Keeper):
         child.cell = cell
         self._children[cell] = child
 
-    def _restarts_of(self, child: Child) -> int:
-        intensity = child.intensity
-        return 0 if intensity is None else intensity.peek(self._supervised_cell.clock.monotonic())
-
     def _supervised_forgets(self, cell: Cell) -> bool:
         child = self._children.get(cell)
         if child is None or self._closing or child.hang_timer is not None or child.restart_timer is not None:

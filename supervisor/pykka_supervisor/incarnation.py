@@ -89,6 +89,7 @@ from .exits import (
     is_abnormal,
 )
 from .log import contain, get_logger
+from .observe import ChildStartRecord
 from .policy import wants_restart
 from .report import report
 
@@ -367,6 +368,8 @@ class Incarnation(Dispatcher):
         self.started_at = self._monotonic()
         self.started = True
         self.open_gate()
+        if self.cell.taps:
+            self.cell.observe(ChildStartRecord, self.generation)
         failure: tuple[Any, Any, Any] | None = None
         try:
             try:

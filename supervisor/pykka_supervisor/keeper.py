@@ -29,6 +29,7 @@ from .dispatch import Internal
 from .errors import IgnoreStart, StartError, StartTimeoutError
 from .exits import Abandoned, Exit, Killed, Shutdown, StartFailed, is_abnormal
 from .incarnation import KILL_GRACE, Awaited, Incarnation
+from .observe import ChildGaveUpRecord, ChildRestartRecord
 from .policy import GIVE_UP, Backoff, GiveUp, Intensity, wants_restart
 from .ref import SupervisedRef
 from .report import report
@@ -111,6 +112,8 @@ class Keeper(ShuttingDown):
         if spec.name is not None:
             names.claim(spec.name, cell)
         cell.owner_decides = callable(spec.backoff)
+        cell.child_id = spec.key
+        cell.taps = self._taps
         return cell
 
     def _sibling(self, child_id: str) -> pykka.ActorRef[Any]:
@@ -220,7 +223,7 @@ class Keeper(ShuttingDown):
         if wanted or is_abnormal(reason):
             # An owner that decides itself also says itself what it makes of the end.
             decided = callable(child.spec.backoff)
-            report(self.actor_ref, "child_terminated", reason, offender=child.offender(), error=not decided)
+            report(self.actor_ref, "child_terminated", reason, offender=child.offender(), expected=decided)
         if wanted:
             self._restart(child, reason, incarnation)
         else:
@@ -253,6 +256,19 @@ class Keeper(ShuttingDown):
         intensity: Intensity,
     ) -> float | GiveUp | Literal["exceeded"]:
         """How long to wait before a restart, or not to."""
+        decision = self._decision(child, reason, incarnation, intensity)
+        if self._taps and child.cell is not None and (decision is GIVE_UP or decision == EXCEEDED):
+            why = "intensity" if decision == EXCEEDED else "decision"
+            child.cell.observe(ChildGaveUpRecord, child.cell.generation, reason=str(reason), why=why)
+        return decision
+
+    def _decision(
+        self,
+        child: Child,
+        reason: Exit,
+        incarnation: Incarnation | None,
+        intensity: Intensity,
+    ) -> float | GiveUp | Literal["exceeded"]:
         backoff = child.spec.backoff
         if backoff is not None and not isinstance(backoff, Backoff):
             try:
@@ -289,7 +305,13 @@ class Keeper(ShuttingDown):
             child.generation += 1
             child.status = "restarting"
             child.leader = leader
+            child.restarts += 1
             due.append((child, child.generation))
+            if self._taps and child.cell is not None:
+                told = str(leader.last_reason)
+                child.cell.observe(
+                    ChildRestartRecord, child.cell.generation, reason=told, delay=max(0.0, delay)
+                )
         if delay <= 0 and at_once:
             self._start_again(children)
             return

@@ -12,6 +12,7 @@ The rules:
   in the code and the context variables of the thread that logged it.
 - The queue holds `LIMIT` lines. Behind a handler that blocks, debug and info lines are lost first; how many were
   lost is told in one warning line once there is room again.
+- Under the standard library's logging each field is an attribute of the record, as by `extra=`.
 - All values are plain when they are written: strings, numbers, booleans, `None`, lists and dicts of these.
 - The end of a tree, and of the process, waits for its lines, but not for longer than they may take (`flush`).
 """
@@ -111,6 +112,8 @@ class _Line:
         record.relativeCreated -= (written - self.at) * 1000
         record.thread = self.thread.ident
         record.threadName = self.thread.name
+        for key, value in fields.items():  # as `extra=` does, and no name of logging's own is overwritten
+            record.__dict__.setdefault(key, value)
         logger.handle(record)
 
 
@@ -255,8 +258,12 @@ class Log:
         """Something failed; what `exc_info=` holds is shown with its traceback."""
         self._emit("error", event, fields)
 
+    def wants(self, level: str) -> bool:
+        """Whether a line of this level is written; a caller asks where making its fields costs something."""
+        return structlog.is_configured() or self._is_wanted(_LEVELS[level])
+
     def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        if structlog.is_configured() or self._is_wanted(_LEVELS[level]):
+        if self.wants(level):
             _writer.put(_Line(self, level, event, fields))
 
     def _is_wanted(self, level: int) -> bool:

@@ -52,6 +52,7 @@ class Whole(Owner, Protocol):
     home: Home
     interruptible: bool
     restart: RestartType
+    taps: tuple[Any, ...]
 
     @property
     def run_class(self) -> Any:
@@ -73,6 +74,9 @@ class Whole(Owner, Protocol):
 
     def register(self) -> None:
         """Enter the actor in Pykka's registry."""
+
+    def observe(self, record: Any, generation: int, **more: Any) -> None:
+        """Tell what observes the actor."""
 
     def begin_end(self, incarnation: Any, reason: Exit) -> bool:
         """Decide whether the end of an incarnation is final."""

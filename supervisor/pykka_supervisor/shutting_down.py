@@ -97,7 +97,7 @@ class ShuttingDown(BaseSupervisor):
         if is_abnormal(reason) and not (brutal and isinstance(reason, Killed)):
             # As in `_handle_end`; but a thread that is left behind is never what an owner has decided.
             decided = callable(child.spec.backoff) and not isinstance(reason, Abandoned)
-            report(self.actor_ref, "shutdown_error", reason, offender=child.offender(), error=not decided)
+            report(self.actor_ref, "shutdown_error", reason, offender=child.offender(), expected=decided)
 
     def _deadline(self, child: Child, *, brutal: bool = False) -> float | None:
         """Until when a child that has just been asked to end may take."""

@@ -29,6 +29,8 @@ from .exits import GAVE_UP, Exit, Shutdown, StartFailed
 from .incarnation import Incarnation
 from .keeper import EXCEEDED, Keeper, start_root
 from .links import link, refuse_outside_an_actor
+from .observe import Feed, TreeObserver, as_observers
+from .observing import observers_spec
 from .planner import Strategy, plan_restart
 from .policy import GIVE_UP, Intensity, RestartType
 from .report import report
@@ -101,6 +103,7 @@ class Supervisor(Keeper):
         auto_shutdown: AutoShutdown = "never",
         name: str | None = None,
         clock: Clock | None = None,
+        observers: Iterable[TreeObserver] | Feed = (),
     ) -> None:
         check_choice("strategy", strategy, get_args(Strategy))
         check_choice("auto_shutdown", auto_shutdown, get_args(AutoShutdown))
@@ -116,7 +119,11 @@ class Supervisor(Keeper):
             if spec.key in seen:
                 raise InvalidSpecError(f"two children have the id {spec.key!r}")
             seen.add(spec.key)
+        feed = observers if isinstance(observers, Feed) else Feed(as_observers(observers))
         super().__init__(name=name, clock=clock)
+        if feed.observers:
+            self._taps = (*self._taps, feed)
+            self._specs.insert(0, observers_spec(feed))
 
     @classmethod
     def start(
@@ -129,6 +136,7 @@ class Supervisor(Keeper):
         auto_shutdown: AutoShutdown = "never",
         name: str | None = None,
         clock: Clock | None = None,
+        observers: Iterable[TreeObserver] | Feed = (),
         **more: Any,
     ) -> StaticSupervisorRef:
         """Start a tree and wait until all its children run.
@@ -136,7 +144,9 @@ class Supervisor(Keeper):
         When one cannot be started, those before it are ended in reverse order, and what its
         `__init__` or `on_start` raised is raised here. `max_restarts` within `max_seconds` is the most
         that is put up with; OTP's default is 1 in 5 s, Elixir's, and this one's, 3 in 5 s. `clock` is
-        for restarts, backoffs and hang detection, and becomes that of all supervisors below. `more` is for
+        for restarts, backoffs and hang detection, and becomes that of all supervisors below.
+        `observers` are told of the starts, ends and restarts of all actors below, in the thread of an actor
+        of their own, which is the first child (`observers`) and so the last one to end. `more` is for
         a subclass whose `__init__` takes more.
         """
         options: dict[str, Any] = {
@@ -146,6 +156,7 @@ class Supervisor(Keeper):
             "auto_shutdown": auto_shutdown,
             "name": name,
             "clock": clock,
+            "observers": observers,
             **more,
         }
         return cast("StaticSupervisorRef", start_root(cls, (children,), options))
@@ -313,9 +324,6 @@ class Supervisor(Keeper):
             raise StartError(f"there is no running sibling {child_id!r} that was started before")
         return cell.ref
 
-    def _restarts_of(self, child: Child) -> int:  # noqa: ARG002 - all children share one intensity
-        return self._intensity.peek(self._supervised_cell.clock.monotonic())
-
     def _forget(self, child: Child) -> None:
         if self._children.get(child.spec.key) is child:
             del self._children[child.spec.key]
@@ -373,5 +381,5 @@ class Supervisor(Keeper):
             for other in self._children.values()
         ):
             return
-        report(self.actor_ref, "shutdown", self._auto_shutdown, offender=child.offender(), error=False)
+        report(self.actor_ref, "shutdown", self._auto_shutdown, offender=child.offender(), level="info")
         self._exit(Shutdown("auto_shutdown"))

@@ -22,9 +22,9 @@ class Node:
     """One actor, or a child that does not run.
 
     `status`: `starting`, `running`, `restarting`, `stopped`. `generation`: which incarnation this is, from
-    1; 0 where there was none. `restarts`: those in its supervisor's window now; a `Supervisor`'s children
-    share it. `last_reason`: the text of why its last incarnation ended. `running_for`: seconds for which
-    it has been handling its present message, or None while it waits. `abandoned`: threads left behind that
+    1; 0 where there was none. `restarts`: how often it was started again, for a sibling's sake too, since it
+    is this supervisor's child. `last_reason`: the text of why its last incarnation ended. `running_for`: seconds
+    for which it has been handling its present message, or None while it waits. `abandoned`: threads left behind that
     still run.
     """
 
@@ -57,7 +57,7 @@ def snapshot(ref: pykka.ActorRef[Any]) -> Node:
     supervisor = None if cell.supervisor is None else _supervisor_in(cell.supervisor)
     child = None if supervisor is None else supervisor._child_of(cell)  # noqa: SLF001
     if supervisor is not None and child is not None:
-        return _node_of_child(supervisor, child)
+        return _node_of_child(child)
     status: Literal["running", "stopped"] = "stopped" if cell.reason is not None else "running"
     kind: Literal["worker", "supervisor"] = (
         "supervisor" if issubclass(cell.run_class, BaseSupervisor) else "worker"
@@ -71,9 +71,9 @@ def _supervisor_in(cell: Cell) -> BaseSupervisor | None:
     return actor if isinstance(actor, BaseSupervisor) else None
 
 
-def _node_of_child(supervisor: BaseSupervisor, child: Child) -> Node:
+def _node_of_child(child: Child) -> Node:
     spec = child.spec
-    restarts = supervisor._restarts_of(child)  # noqa: SLF001
+    restarts = child.restarts
     cell = child.cell
     if cell is None or not hasattr(cell, "mailbox"):
         return Node(
@@ -114,7 +114,7 @@ def _node(
     supervisor = None if cell.reason is not None else _supervisor_in(cell)
     children: tuple[Node, ...] = ()
     if supervisor is not None:
-        children = tuple(_node_of_child(supervisor, child) for child in supervisor._all_children())  # noqa: SLF001
+        children = tuple(_node_of_child(child) for child in supervisor._all_children())  # noqa: SLF001
     return Node(
         id=node_id,
         type=kind,

@@ -80,7 +80,7 @@ def test_one_line_at_the_end(
     last = last_of(probe)
     ref.stop(timeout=20)
     [line] = ends(configured)
-    assert line["level"] == "info"
+    assert line["level"] == ("warning" if status == "error" else "info")
     assert line["stream_id"] == stream_id
     assert line["model"] == "gemini-test"
     assert line["attempt"] == 1
@@ -88,7 +88,9 @@ def test_one_line_at_the_end(
     assert line["events"] == events
     assert abs(line["duration"] - last.duration) < 0.01
     assert (line.get("error") is not None) is (status == "error")
-    assert [other for other in configured if other["level"] not in ("info", "debug")] == []
+    assert [
+        other for other in configured if other["level"] not in ("info", "debug") and other is not line
+    ] == []
 
 
 def test_the_attempt_is_the_last_one(
@@ -268,5 +270,7 @@ def test_an_application_that_configures_nothing_sees_warnings_alone_and_nothing_
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
-    [line] = run.stderr.splitlines()
-    assert line.startswith("request_refused")
+    [failed, refused] = run.stderr.splitlines()
+    assert failed.startswith("stream_ended")
+    assert "code=400" in failed
+    assert refused.startswith("request_refused")

@@ -297,7 +297,7 @@ def test_the_end_of_the_process_waits_for_its_lines(end: str) -> None:
     assert run.stdout.splitlines() == [f"line number={number}" for number in range(2000)]
 
 
-@pytest.mark.parametrize(("backoff", "level"), [(None, logging.ERROR), (lambda _: GIVE_UP, logging.INFO)])
+@pytest.mark.parametrize(("backoff", "level"), [(None, logging.ERROR), (lambda _: GIVE_UP, logging.DEBUG)])
 def test_a_crash_in_the_moment_of_the_end_is_an_error_unless_the_owner_decides_about_crashes(
     backoff: Any, level: int
 ) -> None:
@@ -310,7 +310,7 @@ def test_a_crash_in_the_moment_of_the_end_is_an_error_unless_the_owner_decides_a
 
     tree = DynamicSupervisor.start()
     keeps = Keeps()
-    with handling(keeps, logging.INFO):
+    with handling(keeps, logging.DEBUG):
         ref = tree.start_child(ChildSpec(Worker, backoff=backoff))
         ref.tell(late)
         assert reached.wait(20)
@@ -322,13 +322,13 @@ def test_a_crash_in_the_moment_of_the_end_is_an_error_unless_the_owner_decides_a
     assert [record.levelno for record in told] == [level]
 
 
-@pytest.mark.parametrize(("backoff", "level"), [(None, logging.ERROR), (lambda _: GIVE_UP, logging.INFO)])
+@pytest.mark.parametrize(("backoff", "level"), [(None, logging.ERROR), (lambda _: GIVE_UP, logging.DEBUG)])
 def test_a_crash_that_a_dead_supervisor_cannot_be_told_is_an_error_unless_the_owner_decides(
     backoff: Any, level: int
 ) -> None:
     tree = DynamicSupervisor.start()
     keeps = Keeps()
-    with handling(keeps, logging.INFO):
+    with handling(keeps, logging.DEBUG):
         ref = tree.start_child(ChildSpec(Worker, backoff=backoff))
         tree.actor_inbox.close()  # as it stands between a supervisor's death and the end of its children
         ref.tell(crash)

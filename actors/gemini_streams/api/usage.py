@@ -1,10 +1,11 @@
-"""Adds up the token counts of several requests that made one answer together. Reads values of any type. Pure."""
+"""Token counts: those of several requests added up, and named alike for each API. Reads values of any type. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["add_usage"]
+__all__ = ["add_usage", "tokens_of"]
 
 _LEVELS = 8
 """Levels of nesting within which numbers are added; Google's own counts have two."""
@@ -57,3 +58,26 @@ def _added_details(details: list[Any], levels: int) -> list[Any]:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -_MANY < value < _MANY
+
+
+_TOKENS = {
+    "input_tokens": ("promptTokenCount", "total_input_tokens"),
+    "output_tokens": ("candidatesTokenCount", "total_output_tokens"),
+    "thought_tokens": ("thoughtsTokenCount", "total_thought_tokens"),
+    "cached_tokens": ("cachedContentTokenCount", "total_cached_tokens"),
+    "tool_tokens": ("toolUsePromptTokenCount", "total_tool_use_tokens"),
+    "total_tokens": ("totalTokenCount", "total_tokens"),
+}
+
+
+def tokens_of(usage: dict[str, Any] | None) -> dict[str, int | None]:
+    """Return the counts of a usage under names that do not depend on the API; `None` where there is none.
+
+    Never raises.
+    """
+    said = usage if isinstance(usage, dict) else {}
+    return {name: _first_count(said.get(key) for key in theirs) for name, theirs in _TOKENS.items()}
+
+
+def _first_count(values: Iterable[Any]) -> int | None:
+    return next((int(value) for value in values if _is_count(value) and value >= 0), None)

@@ -149,6 +149,11 @@ class Audience:
         """Return when each subscription that holds the stream will have held it for too long."""
         return [s.stalled_since + s.flow.stall_timeout for s in self.pausing if s.stalled_since is not None]
 
+    @property
+    def paused_since(self) -> float | None:
+        """When the first of the subscriptions that hold the stream began to."""
+        return min((s.stalled_since for s in self.pausing if s.stalled_since is not None), default=None)
+
     def stalled(self, now: float) -> list[Subscription]:
         """Return the subscriptions that have held the stream for too long."""
         return [

@@ -25,11 +25,8 @@ from gemini_streams.streams.attempt import Attempt, hang_up
 from gemini_streams.streams.errands import WITHIN
 from gemini_streams.streams.state import State
 from gemini_streams.streams.status import follow
-from pykka_supervisor.log import get_logger
 
 __all__ = ["end", "fail", "finish", "let_go"]
-
-_log = get_logger(__name__)
 
 _LEFT_BEHIND = 1.0
 """Seconds behind the leaving of the last subscriber until the work at the server is cancelled."""
@@ -50,6 +47,7 @@ def finish(
     error: GeminiStreamsError | None = None,
     attempt: Attempt | None = None,
     cancels: CancelOn | None = None,
+    finish_reason: str | None = None,
 ) -> bool:
     """End a stream; `False` where it has ended, or `attempt` is not the present one any more.
 
@@ -59,7 +57,9 @@ def finish(
     with stream.lock:
         if stream.ended or (attempt is not None and stream.current is not attempt):
             return False
-        interrupted = end(stream, status, last, at_once=at_once, error=error, cancels=cancels)
+        interrupted = end(
+            stream, status, last, at_once=at_once, error=error, cancels=cancels, finish_reason=finish_reason
+        )
     let_go(stream, interrupted)
     return True
 
@@ -84,6 +84,7 @@ def end(
     at_once: bool = False,
     error: GeminiStreamsError | None = None,
     cancels: CancelOn | None = None,
+    finish_reason: str | None = None,
 ) -> Attempt | None:
     """End a stream, with its lock held; returns the attempt to interrupt once the lock is free (`let_go`)."""
     was, attempts = stream.status, stream.attempts
@@ -110,14 +111,5 @@ def end(
         stream.cancels = cancels
         delay = _LEFT_BEHIND if cancels == "leave" else 0.0
         safely(stream.table.cancel_work, stream, stream.progress.resume, delay)
-    _log.info(
-        "stream_ended",
-        stream_id=stream.stream_id,
-        model=stream.model,
-        attempt=stream.attempt,
-        status=status,
-        events=stream.events_count,
-        duration=round(stream.duration, 3),
-        error=None if error is None else error.brief,
-    )
+    safely(stream.table.observed.ended, stream, finish_reason)
     return attempt

@@ -156,6 +156,7 @@ class Feed:
         now = attempt.heard_at = session.heard_at = session.clock.monotonic()
         if session.first_event_at is None:
             session.first_event_at = now
+            session.table.observed.first_event(session, now)
         first = session.next_sequence
         session.next_sequence = first + count
         _, attempt.free, attempt.free_bytes = common_room(session.audience.pausing, 0)
@@ -209,7 +210,8 @@ class Feed:
             finish_message=self._said(meaning.finish_message, 2000),
             first_event_after=None if first is None else first - session.started_mono,
         )
-        if not ending.finish(session, "completed", last, attempt=attempt):
+        reason = self._said(meaning.finish_reason)
+        if not ending.finish(session, "completed", last, attempt=attempt, finish_reason=reason):
             raise Retired
 
     def _said(self, word: str | None, most: int = 300) -> str | None:

@@ -102,7 +102,9 @@ class Members:
                 return False
             subscription.close()
             interrupted = self.leave(subscription)
-        ending.let_go(self._stream, interrupted)
+        ending.let_go(stream, interrupted)
+        if gone:
+            stream.table.observed.dropped(stream, urn, "died", "its actor is dead")
         _log.debug("subscriber_left", stream_id=self.stream_id, subscriber=urn, died=gone)
         return True
 
@@ -141,13 +143,9 @@ class Members:
         with self.lock:
             subscription.close()
             interrupted = self.leave(subscription)
-        ending.let_go(self._stream, interrupted)
-        _log.warning(
-            "subscriber_lost",
-            stream_id=self.stream_id,
-            subscriber=subscription.urn,
-            error=type(error).__name__,
-        )
+        stream = self._stream
+        ending.let_go(stream, interrupted)
+        stream.table.observed.dropped(stream, subscription.urn, "inbox", type(error).__name__)
 
     def cannot_tell(self, subscription: Subscription) -> LastMessage:
         """Return the last message of a subscriber whose own could not be made."""
@@ -174,7 +172,7 @@ class Members:
         )
         error = SlowSubscriberError(f"this subscriber {late} and was let go")
         subscription.finish(last_message.failed(self._stream, error), at_once=True)
-        _log.warning("subscriber_let_go", stream_id=self.stream_id, subscriber=subscription.urn, why=late)
+        self._stream.table.observed.dropped(self._stream, subscription.urn, "slow", late)
         return self.leave(subscription)
 
     def leave(self, subscription: Subscription) -> Attempt | None:

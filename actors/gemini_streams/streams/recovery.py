@@ -24,11 +24,8 @@ from gemini_streams.streams.attempt import Attempt, hang_up
 from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
 from gemini_streams.streams.session import Session
 from gemini_streams.streams.status import ENDED, follow
-from pykka_supervisor.log import get_logger
 
 __all__ = ["failed", "retire"]
-
-_log = get_logger(__name__)
 
 _ORPHAN = "the request may have started work at the server, which is billed and whose id is not known"
 
@@ -93,15 +90,7 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
         _restart(session, error, resume_at, wait.delay)
         if session.status in ENDED:  # no subscriber was left to take the news
             return None
-    _log.info(
-        "stream_restarting",
-        stream_id=session.stream_id,
-        model=session.model,
-        attempt=session.attempt,
-        resume_at=resume_at,
-        delay=wait.delay,
-        error=error.brief,
-    )
+    session.table.observed.restarting(session, error, wait.delay, resume_at)
     return wait.delay
 
 

@@ -37,6 +37,7 @@ from gemini_streams.errors import (
 from gemini_streams.messages import ManagerStats, Status
 from gemini_streams.safely import safely
 from gemini_streams.streams.errands import Cancel
+from gemini_streams.streams.observed import Observed
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.session import Session
@@ -111,6 +112,8 @@ class Sessions:
         self._clock = clock
         self.cooldowns: Cooldowns = Cooldowns(clock)
         """The clock's, which all managers share, as long as the tree runs."""
+        self.observed = Observed()
+        """Where the streams say what happens to them."""
         self.supervisor: pykka.ActorRef[Any] | None = None
         """Of the streams; it says so itself when it starts."""
         self.errands: pykka.ActorRef[Any] | None = None
@@ -421,6 +424,7 @@ class Sessions:
                 stopped=self._stopped,
                 restarts=self._restarts,
                 events=self._past_events + sum(s.events_count for s in sessions),
+                observer_lost=self.observed.lost,
             )
 
 

@@ -111,7 +111,8 @@ class Session(State):
             if self.status == "restarting":
                 self.status = follow(self.status, "starting")
             attempt = self.current = Attempt(self.attempt, self.reader_of_events())
-            return attempt
+        self.table.observed.attempt(self, self.progress.resume_at)
+        return attempt
 
     @property
     def resume(self) -> ResumePoint | None:
@@ -121,6 +122,12 @@ class Session(State):
     def call(self) -> Call:
         """Return the next call: for the answer, or for what is left of it."""
         return self.request.call(self.target, self.model, self.progress.resume)
+
+    # -- the clock's thread
+
+    def paused(self, seconds: float) -> None:
+        """Tell the observers that the stream has waited for room for so many seconds."""
+        self.table.observed.paused(self, seconds, len(self.audience.stalls()))
 
     # -- any thread
 

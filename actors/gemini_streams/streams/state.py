@@ -23,7 +23,7 @@ Every field is written with the lock held, but for those marked *:
     field                              written by                                may be read without the lock by
     stream_id, run, tag, model,
       options, target, request, table,
-      clock, patient                   no thread: they never change              any thread
+      clock, patient, context          no thread: they never change              any thread
     slot *                             a thread with the table's lock            the manager's, the supervisor's
     ref *                              the supervisor's, before the attempt      any thread
     started_at, started_mono           the thread that launches the stream       any thread
@@ -43,6 +43,7 @@ Every field is written with the lock held, but for those marked *:
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from typing import Any, Protocol
 
@@ -57,6 +58,7 @@ from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.messages import Status
 from gemini_streams.options import Settings
 from gemini_streams.streams.attempt import Attempt
+from gemini_streams.streams.observed import Observed
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.progress import Progress
 from gemini_streams.streams.rate_limits import Cooldowns
@@ -77,6 +79,10 @@ class Table(Protocol):
     @property
     def cooldowns(self) -> Cooldowns:
         """The waits that streams of one quota share."""
+
+    @property
+    def observed(self) -> Observed:
+        """Where a stream says what happens to it."""
 
     def unwatch(self, ref: pykka.ActorRef[Any], session: Any) -> None:
         """Take note that a subscriber has left a stream."""
@@ -101,6 +107,7 @@ class State:
         "broken",
         "cancels",
         "clock",
+        "context",
         "current",
         "ended_mono",
         "error",
@@ -145,6 +152,7 @@ class State:
         options: Settings,
         table: Table,
         patient: bool = False,
+        context: contextvars.Context | None = None,
     ) -> None:
         self.lock = threading.Lock()
         self.stream_id = stream_id
@@ -161,6 +169,8 @@ class State:
         self.error: GeminiStreamsError | None = None
         self.patient = patient
         """Whether it waits for a slot however many wait, and its time begins with that slot."""
+        self.context = context
+        """The asker's context variables, for observers."""
         self.slot = False
         """Whether it holds one of the table's slots; the table's business."""
         self.ref: pykka.ActorRef[Any] | None = None
@@ -220,6 +230,11 @@ class State:
     def interaction_id(self) -> str | None:
         """Under which the server keeps the work."""
         return self.request.interaction_id(self.progress.resume)
+
+    @property
+    def observed(self) -> Observed:
+        """Where it says what happens to it."""
+        return self.table.observed
 
     @property
     def cooldowns(self) -> Cooldowns:

@@ -113,6 +113,7 @@ class StreamSupervisor(DynamicSupervisor):
             restart="transient",
             shutdown=self._shutdown,
             start_timeout=None,
+            id=session.stream_id,
             backoff=functools.partial(_decide, session),
         )
         try:
@@ -164,6 +165,7 @@ def _tree_ended(
     else:
         died = StreamCrashedError(f"the streams' supervision tree died: {type(down.reason).__name__}")
         safely(table.end_all, died)
+    safely(table.observed.flush)
     safely(table.forget_all)
     safely(cooldowns.leave, clock, table)
     safely(connections.close)

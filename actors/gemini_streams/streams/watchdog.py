@@ -9,6 +9,7 @@ The rules:
       due                                                            then
       the deadline has passed                                        the stream fails
       the stream was kept without a subscriber for `keep` seconds    the stream is stopped
+      the stream has waited for room for `_PAUSED_AFTER` seconds     the observers are told
       the stream waits for room, and a subscriber has held it
         for its `stall_timeout`                                      that subscriber is let go
       the server was silent too long                                 the attempt is interrupted
@@ -40,10 +41,13 @@ from gemini_streams.errors import (
 from gemini_streams.options import Settings
 from gemini_streams.safely import safely
 from gemini_streams.streams.attempt import Attempt, hang_up
+from gemini_streams.streams.observed import Observed
 from pykka_supervisor import Clock, Timer, kill
 
 __all__ = ["Watchdog", "Watched"]
 
+_PAUSED_AFTER = 1.0
+"""Seconds for which a stream waits for room before the observers are told."""
 _HUNG_AFTER = 1.0
 """Seconds that an attempt has to end after its connection was interrupted; then its actor is killed."""
 
@@ -73,8 +77,15 @@ class Watched(Protocol):
     def ended(self) -> bool:
         """Whether the stream has ended."""
 
+    def paused(self, seconds: float) -> None:
+        """Tell the observers of a wait for room."""
+
     def fail(self, error: GeminiStreamsError) -> bool:
         """End the stream with an error; called without the lock."""
+
+    @property
+    def observed(self) -> Observed:
+        """Where the stream says what happens to it."""
 
     @property
     def members(self) -> LetsGo:
@@ -84,12 +95,13 @@ class Watched(Protocol):
 class Watchdog:
     """One stream's. All fields are read and written with the session's lock held."""
 
-    __slots__ = ("_due_at", "_stream", "_timer", "keep_until")
+    __slots__ = ("_due_at", "_pause_told", "_stream", "_timer", "keep_until")
 
     def __init__(self, stream: Watched) -> None:
         self._stream = stream
         self._timer: Timer | None = None
         self._due_at = 0.0
+        self._pause_told: threading.Lock | None = None
         self.keep_until: float | None = None
         """Until when the stream is kept without a subscriber; `None` where it has one."""
 
@@ -121,6 +133,9 @@ class Watchdog:
             moments.append(self.keep_until)
         if stream.audience.parked is not None:
             moments += stream.audience.stalls()
+            since = self._unseen_pause()
+            if since is not None:
+                moments.append(since + _PAUSED_AFTER)
         elif attempt is not None and attempt.connected:
             moments.append(attempt.heard_at + self._patience(attempt))
             if attempt.error is not None:
@@ -150,6 +165,7 @@ class Watchdog:
             elif self.keep_until is not None and now >= self.keep_until:
                 interrupted = stream.members.forsake()
             elif stream.audience.parked is not None:
+                self._tell_pause(now)
                 for subscription in stream.audience.stalled(now):
                     interrupted = stream.members.let_go(subscription) or interrupted
             elif (
@@ -170,6 +186,20 @@ class Watchdog:
         hang_up(interrupted)
         if hung is not None:
             kill(hung)
+
+    def _unseen_pause(self) -> float | None:
+        """Return when the present wait for room began, where an observer wants to know and was not told of it."""
+        stream = self._stream
+        if "on_paused" not in stream.observed.wanted or self._pause_told is stream.audience.parked:
+            return None
+        return stream.audience.paused_since
+
+    def _tell_pause(self, now: float) -> None:
+        stream = self._stream
+        since = self._unseen_pause()
+        if since is not None and now >= since + _PAUSED_AFTER:
+            self._pause_told = stream.audience.parked
+            stream.paused(now - since)
 
     def _silence(self, attempt: Attempt) -> GeminiStreamsError:
         limit = self._patience(attempt)
