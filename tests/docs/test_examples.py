@@ -111,7 +111,9 @@ def test_fan_out() -> None:
         "no. 77: Haste makes waste.",
         "102 requests for 100 prompts",
     ]
-    assert done.stderr == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("stream_ended")
+    assert "code=400" in line
 
 
 def test_on_asyncio() -> None:
