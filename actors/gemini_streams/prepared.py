@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
     stream_id: str | None
     request: Request
     target: Target
-    patient: bool = False
+    patient: bool
     """Whether it waits for a slot, however many wait already."""
     context: contextvars.Context | None
     """The asker's context variables, for observers."""

@@ -55,6 +55,7 @@ from gemini_streams.streams import recovery
 from gemini_streams.streams.attempt import Attempt
 from gemini_streams.streams.feed import Feed
 from gemini_streams.streams.members import Members
+from gemini_streams.streams.observed import Observed
 from gemini_streams.streams.pacing import Launches
 from gemini_streams.streams.pump import Pump
 from gemini_streams.streams.rate_limits import Cooldowns
@@ -96,6 +97,7 @@ class Table:
     def __init__(self) -> None:
         self.launches: Launches[Session] = Launches(lambda: None)
         self.cooldowns = Cooldowns(TestClock())
+        self.observed = Observed()
 
     def unwatch(self, ref: Any, session: Session) -> None: ...
     def ended(self, session: Session, *, idle: bool) -> None: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import queue
 import time
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ class _Reader(pykka.ThreadingActor):
 def run_demo(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     with contextlib.ExitStack() as clearing:
+        log = logging.getLogger("gemini_streams")
+        clearing.callback(log.setLevel, log.level)
+        log.setLevel(logging.ERROR)  # a stream that fails is told by its panel
         endpoint = Gemini()
         try:
             where = "" if options.local else endpoint.resolve().base_url
