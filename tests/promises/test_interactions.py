@@ -251,6 +251,57 @@ def test_the_process_is_killed_and_another_one_goes_on(ids: Any) -> None:
         assert actions(scene).count("create") == 1
 
 
+def planted(change: Any) -> list[int]:
+    """Return the guarantees that are found broken in a good history that was changed."""
+    with Scene() as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(cuts=[4], cut_by="reset")))
+        stream_id, probe = begin(scene)
+        whole(probe)
+        history = list(probe.messages)
+        steps = {stream_id: [{"type": "model_output", "content": [{"type": "text", "text": TEXT}]}]}
+        assert check_history(history, ended=True, steps=steps) == []
+        change(history)
+        return [violation.guarantee for violation in check_history(history, ended=True, steps=steps)]
+
+
+def _again(history: list[Any], kind: str) -> None:
+    """Have an event's content come a second time, under the numbers that follow."""
+    at = next(n for n, m in enumerate(history) if isinstance(m, StreamEvent) and m.event_type == kind)
+    history.insert(at + 1, history[at])
+    sequence = 0
+    for number, message in enumerate(history):
+        if isinstance(message, StreamEvent):
+            history[number] = replace(message, sequence=sequence)
+            sequence += 1
+        elif isinstance(message, StreamRestarting):
+            history[number] = replace(message, resume_at=sequence)
+        elif isinstance(message, StreamComplete):
+            history[number] = replace(message, events_count=sequence)
+
+
+@pytest.mark.parametrize(
+    "kind", ["interaction.created", "step.start", "step.delta", "step.stop", "interaction.completed"]
+)
+def test_content_that_comes_twice_is_seen(kind: str) -> None:
+    assert 6 in planted(lambda history: _again(history, kind))
+
+
+def test_a_break_that_voids_something_is_seen() -> None:
+    def void(history: list[Any]) -> None:
+        at = next(n for n, m in enumerate(history) if isinstance(m, StreamRestarting))
+        history[at] = replace(history[at], resume_at=history[at].resume_at - 1, discard=True)
+
+    assert 6 in planted(void)
+
+
+def test_content_that_is_lost_is_seen() -> None:
+    def lose(history: list[Any]) -> None:
+        at = next(n for n, m in enumerate(history) if isinstance(m, StreamEvent) and m.text == " three")
+        history[at] = replace(history[at], data={**history[at].data, "delta": {"type": "text", "text": ""}})
+
+    assert planted(lose) == [6]
+
+
 # -- wherever the server cuts
 
 

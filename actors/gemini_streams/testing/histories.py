@@ -1,4 +1,4 @@
-"""The five guarantees of a subscriber (docs/guarantees.md), as a function over what one probe received.
+"""The six guarantees of a subscriber (docs/guarantees.md), as a function over what one probe received.
 
 What one history can show, by the number of the guarantee:
 
@@ -15,6 +15,8 @@ What one history can show, by the number of the guarantee:
 5. Seen from one subscriber: one that is known to be quick is not let go for being slow (`quick=True`). The
    rest of the fifth is that the others' histories have no violations, with `ended=True`.
 
+6. The content of an interaction's events is received once (`interaction_histories`).
+
 And 0: a stream's `tag` is the same in all its messages.
 
 A clean continuation is neither announced nor counted, so nothing of it shows here. Where a subscriber joined
@@ -28,6 +30,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gemini_streams.api.failures import error_of
 from gemini_streams.errors import SlowSubscriberError
@@ -43,6 +46,7 @@ from gemini_streams.messages import (
 )
 from gemini_streams.options import FROM_START, After
 from gemini_streams.positions import Position
+from gemini_streams.testing.interaction_histories import OnceOnly
 
 __all__ = ["Violation", "check_history"]
 
@@ -67,6 +71,7 @@ def check_history(
     first: int | None = 0,
     ended: bool | Collection[str] = False,
     quick: bool = False,
+    steps: Mapping[str, Sequence[dict[str, Any]]] | None = None,
 ) -> list[Violation]:
     """Return what is wrong in the messages one subscriber received, in their order; empty where nothing is.
 
@@ -85,6 +90,7 @@ def check_history(
         if known is None:
             joined = after.get(message.stream_id) if isinstance(after, Mapping) else after
             known = streams[message.stream_id] = _Stream(message, joined, first, quick=quick)
+            known.once = OnceOnly((steps or {}).get(message.stream_id), whole=joined is None and first == 0)
         known.take(index, message)
     violations = [violation for stream in streams.values() for violation in stream.violations]
     must_end: Collection[str] = streams if ended is True else ended or ()
@@ -108,6 +114,7 @@ class _Stream:
 
     def __init__(self, opening: SubscriberMessage, joined: After, first: int | None, *, quick: bool) -> None:
         self.violations: list[Violation] = []
+        self.once = OnceOnly(None, whole=False)
         self.last: LastMessage | None = None
         self._id = opening.stream_id
         self._tag = opening.tag
@@ -172,6 +179,7 @@ class _Stream:
                 wrong(2, f"event {event.sequence} where {self._expected} was next: repeated or out of order")
         if error_of(event.data):
             wrong(4, f"event {event.sequence} is an error; it should have ended the attempt")
+        self.once.event(event, wrong)
         self._counts[event.attempt] += 1
         del self._standing[bisect_left(self._standing, event.sequence) :]
         self._standing.append(event.sequence)
@@ -214,6 +222,7 @@ class _Stream:
             wrong(2, f"resume_at is {restart.resume_at}")
         elif self._expected is not None and restart.resume_at > self._expected:
             wrong(2, f"resume_at is {restart.resume_at}, but {self._expected} has not come yet")
+        self.once.restarting(restart, self._expected, wrong)
         error: object = restart.error
         if not isinstance(error, Exception):
             wrong(4, "StreamRestarting names no error")
@@ -228,6 +237,7 @@ class _Stream:
 
     def _end(self, last: LastMessage, wrong: _Wrong) -> None:
         self.last = last
+        self.once.end(last, wrong)
         current = self._attempt
         began = current is not None and not (last.attempts == 0 and not self._seen)
         if current is not None and began:
