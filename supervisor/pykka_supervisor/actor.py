@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 import pykka
 
 from . import _pykka
+from .birth import keep
 from .cell import Cell
 from .dispatch import DeferredReply
 from .exits import Shutdown, StartFailed
-from .incarnation import Incarnation, current_incarnation, keep
+from .incarnation import Incarnation, current_incarnation
 from .mailbox import Mailbox
 from .ref import SupervisedRef
 

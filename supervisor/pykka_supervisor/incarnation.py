@@ -72,13 +72,12 @@ import contextlib
 import itertools
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import pykka
-
+from .birth import make
 from .clock import Timer
 from .dispatch import Dispatcher, Internal, rest_of
-from .errors import ActorKilledError, IgnoreStart, StartError
+from .errors import ActorKilledError, IgnoreStart
 from .exits import (
     Crash,
     Exit,
@@ -97,7 +96,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal
 
-    from .parts import Cancelable, Instance, Whole
+    from .parts import Cancelable, Instance, Linked, Whole
 
 __all__ = [
     "CURRENT",
@@ -106,9 +105,7 @@ __all__ = [
     "Awaited",
     "ChildEnded",
     "Incarnation",
-    "Linked",
     "current_incarnation",
-    "keep",
 ]
 
 _log = get_logger("pykka_supervisor")
@@ -121,27 +118,6 @@ KILL_GRACE: Final = 0.1
 
 
 _numbers = itertools.count()
-
-
-def keep(actor: Instance, name: str, value: object) -> None:
-    """Set an attribute past whatever `__setattr__` the class has, and without a look at `__dict__`.
-
-    Up to CPython 3.12 an object whose `__dict__` was asked for once keeps its attributes in a dict from then
-    on, and every `self.x` of every handler costs twice as much.
-    """
-    object.__setattr__(actor, name, value)
-
-
-class Linked(Protocol):
-    """What ends with an incarnation."""
-
-    def end(self) -> None:
-        """End it and wait for that; in the incarnation's own thread."""
-        ...
-
-    def cut(self) -> None:
-        """Begin to end it; in another thread, where the incarnation is abandoned."""
-        ...
 
 
 class _Current(threading.local):
@@ -313,7 +289,8 @@ class Incarnation(Dispatcher):
         """Make the instance. Raises what `__init__` raises, and StartError where that left Pykka's out."""
         before, CURRENT.incarnation = CURRENT.incarnation, self
         try:
-            actor = self._make()
+            (args, kwargs), self.arguments = self.arguments, ((), {})
+            actor = make(self.cell, self, args, kwargs)
         except BaseException:
             self._wind_down(None)
             raise
@@ -323,23 +300,6 @@ class Incarnation(Dispatcher):
         self.actor = actor
         if self.interrupted:
             self.interrupt()
-        return actor
-
-    def _make(self) -> Instance:
-        (args, kwargs), self.arguments = self.arguments, ((), {})
-        run_class = self.cell.run_class
-        actor: Instance = run_class.__new__(run_class, *args, **kwargs)
-        keep(actor, "_supervised_own_cell", self.cell)
-        keep(actor, "_supervised_incarnation", self)
-        try:
-            actor.__init__(*args, **kwargs)  # type: ignore[misc]
-        except IgnoreStart:
-            if actor._supervised_ref is None:  # noqa: SLF001
-                # The starter gets a ref, of an actor that is not there.
-                pykka.Actor.__init__(cast("pykka.Actor", actor))
-            raise
-        if actor._supervised_ref is None:  # noqa: SLF001
-            raise StartError(f"{self.cell.actor_class.__name__}.__init__ did not call super().__init__()")
         return actor
 
     # -- in its own thread

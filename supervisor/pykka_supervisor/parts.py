@@ -1,8 +1,8 @@
 """What the parts of a supervised actor know of one another: each as the part below it sees it.
 
 An actor is made of an instance, an incarnation that runs it, a cell that lasts and a ref that points at the cell. Each
-knows the others, and the modules stand in this order: `dispatch`, `incarnation`, `ref`, `cell`, `actor`. So a module
-names what stands above it by one of these.
+knows the others, and the modules stand in this order: `dispatch`, `birth`, `incarnation`, `ref`, `cell`, `actor`. So a
+module names what stands above it by one of these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .forks import Home
 from .mailbox import Mailbox
 from .policy import RestartType
 
-__all__ = ["Cancelable", "Instance", "Owner", "Whole"]
+__all__ = ["Cancelable", "Instance", "Linked", "Owner", "Whole"]
 
 
 class Cancelable(Protocol):
@@ -27,6 +27,18 @@ class Cancelable(Protocol):
 
     def cancel(self) -> bool:
         """Take it back."""
+
+
+class Linked(Protocol):
+    """What ends with an incarnation."""
+
+    def end(self) -> None:
+        """End it and wait for that; in the incarnation's own thread."""
+        ...
+
+    def cut(self) -> None:
+        """Begin to end it; in another thread, where the incarnation is abandoned."""
+        ...
 
 
 class Owner(Protocol):
