@@ -68,7 +68,7 @@ def test_many_at_once() -> None:
 def test_supervised_application() -> None:
     done = run("supervised_application.py")
     lines = done.stdout.splitlines()
-    assert re.fullmatch("      [0-9a-f]{32}", lines.pop(3)), "the stream's id"
+    assert re.fullmatch("      [0-9a-f]{32}", lines.pop(4)), "the stream's id"
     assert lines == [
         "Supervisor",
         "  gemini_streams",

@@ -4,7 +4,8 @@ What one history can show:
 
 - Each step starts once, says nothing before its start or behind its stop, and stops once. `interaction.created` comes
   once, and nothing of the answer behind `interaction.completed`.
-- A break voids nothing: `resume_at` is the next sequence number, except where the server has contradicted itself or has
+- A break of one that can be resumed voids nothing: `resume_at` is the next sequence number, except where the server
+  has contradicted itself or has
   forgotten the interaction.
 - An answer that is complete has no step open.
 - Where the test knows the steps (`steps`), what stands is those steps, no letter more or less.
@@ -36,6 +37,8 @@ class OnceOnly:
         self._said: list[tuple[int, Said]] = []
         self.seen = False
         """Whether it is an interaction's stream."""
+        self._goes_on = False
+        """Whether the interaction can be resumed."""
 
     def event(self, event: StreamEvent, wrong: Wrong) -> None:
         """Take an event."""
@@ -43,6 +46,7 @@ class OnceOnly:
         if kind is None:
             return
         self.seen = True
+        self._goes_on = event.cursor is not None
         index = event.data.get("index", -1)
         before = [mark[1] for mark in self._marks if mark[2] == index]
         if any(mark[1] == "interaction.completed" for mark in self._marks):
@@ -65,7 +69,7 @@ class OnceOnly:
     def restarting(self, restart: StreamRestarting, expected: int | None, wrong: Wrong) -> None:
         """Take a restart; `expected`: the next sequence number."""
         if (
-            self.seen
+            self._goes_on
             and expected is not None
             and restart.resume_at < expected
             and not isinstance(restart.error, ReplayMismatchError | InteractionGoneError)
