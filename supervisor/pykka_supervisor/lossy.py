@@ -38,15 +38,18 @@ class LossyQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._ordinary) + len(self._important)
 
-    def add(self, name: str, item: T, *, important: bool) -> None:
-        """Add one, or lose one; `name` is what a loss is counted by."""
+    def add(self, name: str, item: T, *, important: bool) -> T | None:
+        """Add one, or lose one; `name` is what a loss is counted by. Returns the one that is lost."""
         self.added += 1
+        lost: T | None = None
         if len(self) >= self._limit:
             if not important or not self._ordinary:
                 self._lost[name] += 1
-                return
-            self._lost[self._ordinary.popleft()[1]] += 1
+                return item
+            _, name_of_lost, lost = self._ordinary.popleft()
+            self._lost[name_of_lost] += 1
         (self._important if important else self._ordinary).append((self.added, name, item))
+        return lost
 
     @property
     def oldest(self) -> int | None:

@@ -182,6 +182,9 @@ class Feed:
         """Records that no observer has seen, since the feed was made."""
         self._lock = threading.Lock()
         self._records: LossyQueue[Any] = LossyQueue(limit)
+        # Records that gave way to others; no more than `limit` between two takes. The thread that takes lets go of
+        # them: one may hold the last reference to an application's object, and a thread that puts may hold locks.
+        self._gone: list[Any] = []
         self._wake: Any = None
         self._idle = True
 
@@ -197,9 +200,11 @@ class Feed:
     def put(self, record: Any) -> None:
         """Take a record, from any thread; never waits. A full queue loses one."""
         with self._lock:
-            had = len(self._records)
-            self._records.add(record.hook, record, important=record.important)
-            self.lost += len(self._records) == had
+            lost = self._records.add(record.hook, record, important=record.important)
+            if lost is not None:
+                self.lost += 1
+                if lost is not record:
+                    self._gone.append(lost)
             wakes = self._idle and self._wake is not None
             self._idle = self._idle and not wakes
         if wakes:
@@ -207,7 +212,9 @@ class Feed:
 
     def take(self) -> Any:
         """Take the oldest record out; None where there is none, and then the next one wakes again."""
+        gone: list[Any] = []
         with self._lock:
+            gone, self._gone = self._gone, gone
             try:
                 return self._records.take()[1]
             except IndexError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from gemini_streams import (
     InteractionGoneError,
     InteractionStalledError,
     InvalidRequestError,
+    ReplayMismatchError,
     ResumeInteraction,
     RetryPolicy,
     StartInteraction,
@@ -31,7 +33,7 @@ from gemini_streams import (
     StreamStopped,
     stream,
 )
-from gemini_streams.testing import Failure, Interaction, Reply, check_history
+from gemini_streams.testing import Body, Failure, Interaction, Reply, check_history
 from kit.helpers import eventually
 from kit.scene import LAST, Scene
 from pykka_supervisor.testing import Probe, TestClock, kill
@@ -116,14 +118,16 @@ def test_two_steps_each_event_once_and_its_end() -> None:
 
 
 def test_the_first_event_is_delivered_before_the_stream_is_asked_for() -> None:
-    """Whoever stores cursors can store this one before anything is lost that it names."""
-    with Scene() as scene:
-        scene.gemini.on("why", Reply(TEXT))
-        probe = scene.probe()
-        scene.manager.start_interaction("why", subscriber=probe.ref)
+    """A subscriber that stores cursors has this one even where no stream of the interaction is ever opened."""
+    with Scene(retry=RetryPolicy(attempts=1)) as scene:
+        scene.gemini.on("why", Reply(TEXT, interaction=Interaction(gets=[Failure(500)])))
+        _, probe = begin(scene)
         first = probe.expect(StreamEvent)
         assert (first.event_type, first.sequence) == ("interaction.created", 0)
-        whole(probe)
+        assert first.cursor
+        last = probe.expect(StreamError)
+        assert last.cursor == first.cursor
+        assert last.interaction_id == scene.gemini.requests[0].interaction_id
 
 
 @pytest.mark.parametrize(
@@ -175,11 +179,12 @@ def test_function_calls_are_whole_and_answered_by_the_next_interaction() -> None
 # -- whatever dies
 
 
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("replay", ["same", "merged", 3])
 @pytest.mark.parametrize("ids", ["all", 7, "first", "none"])
-def test_killed_behind_each_event(ids: Any, replay: Any) -> None:
+def test_killed_behind_each_event(ids: Any, replay: Any, count: int) -> None:
     """The content once, in order, and one POST."""
-    words = WORDS[:60]
+    words = WORDS[:count]
     with Scene(max_streams=4) as scene:
         scene.gemini.on("why", Reply(words, interaction=Interaction(ids=ids, replay=replay)))
         killer = Killer.start(scene)
@@ -397,6 +402,48 @@ def test_an_error_event_is_not_delivered_and_the_resource_decides() -> None:
         assert "get" in actions(scene)
 
 
+def _stream_of(*events: dict[str, Any]) -> Body:
+    lines = b"".join(b"data: %s\r\n\r\n" % json.dumps(event).encode() for event in events)
+    return Body(lines, content_type="text/event-stream")
+
+
+def test_a_server_that_contradicts_itself_voids_the_open_step_at_the_second_time() -> None:
+    said = _stream_of(
+        {"event_type": "interaction.created", "interaction": {"id": "v1_L1", "status": "in_progress"}},
+        {"event_type": "interaction.status_update", "interaction_id": "v1_L1", "status": "in_progress"},
+        {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
+        {
+            "event_type": "step.delta",
+            "index": 0,
+            "delta": {"type": "text", "text": "quite another text than that"},
+        },
+    )
+    with Scene() as scene:
+        options = Interaction(cuts=[5], cut_by="reset", ids="none", gets=[None, said, said])
+        scene.gemini.on("why", Reply(TEXT, interaction=options))
+        _, probe = begin(scene)
+        last = probe.expect(LAST)
+        assert isinstance(last, StreamComplete)
+        assert answer_of(probe).text == TEXT
+        restarts = [m for m in probe.messages if isinstance(m, StreamRestarting)]
+        assert [(restart.resume_at, restart.discard) for restart in restarts] == [(5, False), (2, True)]
+        assert isinstance(restarts[1].error, ReplayMismatchError)
+        assert actions(scene) == ["create", "stream", "stream", "stream", "stream"]
+
+
+def test_a_server_that_refuses_an_event_id_is_asked_from_the_first_event() -> None:
+    with Scene() as scene:
+        options = Interaction(cuts=[5], cut_by="reset", gets=[None, Failure(400)])
+        scene.gemini.on("why", Reply(TEXT, interaction=options))
+        _, probe = begin(scene)
+        whole(probe)
+        asked = [
+            record.last_event_id is not None for record in scene.gemini.requests if record.action == "stream"
+        ]
+        assert asked == [False, True, False]
+        assert len([m for m in probe.messages if isinstance(m, StreamRestarting)]) == 1
+
+
 def test_late_usage_is_waited_for() -> None:
     with Scene() as scene:
         scene.gemini.on("why", Reply(TEXT, interaction=Interaction(usage_late=0.0)))
@@ -533,6 +580,15 @@ def test_one_that_is_forgotten_is_gone_and_nothing_is_bought() -> None:
         assert actions(scene) == ["stream"]
 
 
+def test_no_policy_has_something_bought_for_one_that_was_begun_elsewhere() -> None:
+    always = RetryPolicy(attempts=3, initial_delay=0, jitter=0, retryable=lambda _: True)
+    with Scene(retry=always) as scene:
+        probe = scene.probe(first=None)
+        scene.manager.resume_interaction("v1_nobody", subscriber=probe.ref)
+        assert isinstance(probe.expect(StreamError).error, InteractionGoneError)
+        assert actions(scene) == ["stream"] * 3
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -545,6 +601,7 @@ def test_one_that_is_forgotten_is_gone_and_nothing_is_bought() -> None:
         StartInteraction("why", max_silence=0),
         ResumeInteraction("gi1.nonsense"),
         ResumeInteraction("no id at all"),
+        ResumeInteraction(".."),
         ResumeInteraction(""),
     ],
 )

@@ -30,15 +30,18 @@ def test_it_is_a_list_that_loses_the_ordinary_first(
     for operation, name, important in operations:
         if operation == "add":
             number += 1
-            queue.add(name, number, important=important)
+            gave_way = queue.add(name, number, important=important)
             ordinary = [item for item in model if not item[2]]
             if len(model) < limit:
+                assert gave_way is None
                 model.append((number, name, important))
             elif important and ordinary:
+                assert gave_way == ordinary[0][0]
                 model.remove(ordinary[0])
                 lost[ordinary[0][1]] += 1
                 model.append((number, name, important))
             else:
+                assert gave_way == number
                 lost[name] += 1
         elif model:
             assert queue.oldest == model[0][0]

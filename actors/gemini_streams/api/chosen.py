@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from gemini_streams.api.generate.api import GENERATE_CONTENT
+from gemini_streams.api.interactions import saying
 from gemini_streams.api.interactions.api import (
-    INTERACTIONS,
     cursor_of,
     interaction_request,
     marked,
@@ -35,7 +35,7 @@ __all__ = [
 api: API = GENERATE_CONTENT
 """The API of requests that are made of `contents` and `config`."""
 
-_interactions: Says = INTERACTIONS
+_interactions: Says = saying
 
 
 def says(data: dict[str, Any], /) -> Says:

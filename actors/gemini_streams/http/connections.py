@@ -26,7 +26,6 @@ import requests
 import requests.adapters
 from urllib3.connection import port_by_scheme
 
-from gemini_streams.api.body import Body
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Call
 from gemini_streams.errors import ConnectionFailedError, InvalidRequestError
@@ -123,11 +122,16 @@ class _Route:
             options = {**options, "proxy_config": self._pool.proxy_config._replace(ssl_context=to_proxy)}
         return TLSConnection(self._host, self._port, ssl_context=self._trust.context(verify, cert), **options)
 
-    def head(self, body: Body) -> bytes:
+    def head(self, call: Call) -> bytes:
         """Return a request's head; raises `InvalidRequestError`."""
         pool = self._pool
         headers = self._target.headers()
-        headers["Content-Length"] = str(sum(map(len, body)))
+        if call.body:
+            headers["Content-Length"] = str(sum(map(len, call.body)))
+        else:
+            headers.pop("Content-Type", None)
+        if not call.streams:
+            headers["Accept"] = "application/json"
         if self._path.startswith("/"):
             host = f"[{pool.host.partition('%')[0]}]" if ":" in pool.host else pool.host
             if pool.port != port_by_scheme[pool.scheme]:
@@ -167,10 +171,11 @@ class Connections:
         route = self._routes.get((target, call.url))
         if route is None:
             route = _Route(self._adapter, self.trust, target, call, self._timeout)
-            if len(self._routes) >= self._MOST_ROUTES:
-                self._routes.clear()
-            self._routes[target, call.url] = route
-        head = route.head(call.body)
+            if call.asks:  # the URL of a look is that of one interaction and one place in it
+                if len(self._routes) >= self._MOST_ROUTES:
+                    self._routes.clear()
+                self._routes[target, call.url] = route
+        head = route.head(call)
         connection = self.idle.take(target) or route.open(exchange)
         answer: Answer
         try:

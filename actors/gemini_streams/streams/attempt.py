@@ -6,7 +6,7 @@ fields are written with the session's lock held, but for `exchange` and `interru
     field             written by                                        may be read without the lock by
     number            no thread: it never changes                       any thread
     exchange          the stream's thread                               any thread that hangs up
-    call              the stream's thread                               the stream's thread
+    call              the stream's thread                               the thread that ends the stream, behind the end
     interrupted       the thread that stops or kills the actor          the stream's thread
     error             the clock's thread; cleared by the stream's       the stream's thread
     meaning           the stream's thread, at each request              the pump's thread

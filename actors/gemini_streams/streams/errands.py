@@ -1,20 +1,23 @@
-"""Cancels work at the server that nobody waits for any more: an actor of the tree, and short-lived threads.
+"""The actor of the tree that cancels interactions at the server, each in a short-lived thread.
 
 The rules:
 
-- A cancel is best effort. It has 2 s as a whole, and 16 run at once; the others wait in line.
-- It begins behind the stream's last message, and holds up no stream.
-- What fails is one log line with the interaction's id.
-- When the tree ends, those that run are waited for, and those in line are told by a log line.
+- A cancel is best effort. It has 2 s as a whole. Sixteen run at once, and the others wait in line.
+- The thread that ends a stream tells this actor behind the stream's last message. No stream waits for a cancel.
+- A cancel that fails is one log line with the interaction's id.
+- When the tree ends, this actor waits for the cancels that run, and writes a log line for each one in line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from http import HTTPStatus
 from typing import Any, NamedTuple
+
+import pykka
 
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Call
@@ -43,9 +46,12 @@ class Cancel(NamedTuple):
 
 
 class _Done:
-    """One has been carried out."""
+    """A cancel has been carried out by a thread of this incarnation."""
 
-    __slots__ = ()
+    __slots__ = ("by",)
+
+    def __init__(self, by: Errands) -> None:
+        self.by = by
 
 
 class Errands(SupervisedActor):
@@ -66,10 +72,11 @@ class Errands(SupervisedActor):
 
     def on_receive(self, message: Any) -> None:
         """Take a cancel, or the word that one is done."""
-        if isinstance(message, Cancel):
-            self._line.append(message)
-        else:
-            self._running -= 1
+        match message:
+            case Cancel():
+                self._line.append(message)
+            case _Done(by=by) if by is self:  # a predecessor's threads were not counted here
+                self._running -= 1
         self._threads = {thread for thread in self._threads if thread.is_alive()}
         while self._line and self._running < _AT_ONCE:
             cancel = self._line.popleft()
@@ -106,8 +113,8 @@ class Errands(SupervisedActor):
         finally:
             timer.cancel()
             exchange.close()
-            if self.actor_ref.is_alive():
-                self.actor_ref.tell(_Done())
+            with contextlib.suppress(pykka.ActorDeadError):
+                self.actor_ref.tell(_Done(self))
 
 
 def _not_cancelled(cancel: Cancel, why: str) -> None:

@@ -105,6 +105,6 @@ def _made(
         attempts=attempts,
         duration=stream.duration,
         tag=stream.tag,
-        interaction_id=stream.interaction_id,
+        interaction_id=stream.interaction_id or (mark[0] if mark else None) or None,
         cursor=cursor_of(mark, subscription.counted),
     )

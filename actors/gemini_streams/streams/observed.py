@@ -36,6 +36,9 @@ __all__ = ["Attach", "Detach", "Observed"]
 
 _log = get_logger("gemini_streams.streams")
 
+_MOST_OF_A_TAG = 200
+"""Characters."""
+
 
 class Attach(msgspec.Struct, frozen=True):
     """To the manager: tell this tap of all that happens from now on."""
@@ -62,7 +65,7 @@ class _Lines:
         """Write the line of a record."""
         known = {
             "stream_id": record.stream_id,
-            "tag": record.tag,
+            "tag": _shown(record.tag),
             "model": record.model,
             "attempt": record.attempt,
         }
@@ -93,6 +96,16 @@ class _Lines:
 
 
 _LINES = _Lines()
+
+
+def _shown(tag: Any) -> Any:
+    """Return what a line shows of a tag: a plain value, cut, or else the name of its type.
+
+    Anything more would run code of the application's in the thread that writes all lines, and could show a prompt.
+    """
+    if tag is None or type(tag) in (bool, int, float):
+        return tag
+    return tag[:_MOST_OF_A_TAG] if type(tag) is str else f"<a {type(tag).__name__}>"
 
 
 def _code(error: GeminiStreamsError | None) -> int | None:

@@ -45,7 +45,8 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
         attempt, session.current, session.broken = session.current or session.broken, None, None
         error = _cause(error, attempt)
         session.progress.failed(error)
-        error = _told(error, attempt)
+        if session.progress.resume is None:
+            error = _told(error, attempt)
         onward = session.request.onward(
             session.progress.resume,
             session.progress.resume_at,

@@ -38,6 +38,7 @@ from gemini_streams.errors import (
     GeminiStreamsError,
     IdleTimeoutError,
 )
+from gemini_streams.http.exchange import Exchange
 from gemini_streams.options import Settings
 from gemini_streams.safely import safely
 from gemini_streams.streams.attempt import Attempt, hang_up
@@ -151,6 +152,7 @@ class Watchdog:
 
     def _ring(self) -> None:
         interrupted: Attempt | None = None
+        silent: Exchange | None = None
         late: GeminiStreamsError | None = None
         hung: pykka.ActorRef[Any] | None = None
         stream = self._stream
@@ -175,7 +177,7 @@ class Watchdog:
             ):
                 if attempt.error is None:
                     attempt.error = self._silence(attempt)
-                    interrupted = attempt
+                    silent = attempt.exchange  # of this call: the stream's thread may be at the next one soon
                 elif now >= attempt.heard_at + self._patience(attempt) + _HUNG_AFTER:
                     attempt.connected = False
                     hung = stream.ref
@@ -184,6 +186,8 @@ class Watchdog:
         if late is not None:
             stream.fail(late)
         hang_up(interrupted)
+        if silent is not None:
+            silent.interrupt()
         if hung is not None:
             kill(hung)
 

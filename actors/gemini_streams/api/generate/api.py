@@ -56,7 +56,7 @@ class GenerateRequest:
         self,
         room: int,
         resume: ResumePoint | None,
-        clock: Callable[[], float],  # noqa: ARG002 - an answer is as good late as soon
+        clock: Callable[[], float],  # noqa: ARG002 - nothing here depends on the time
     ) -> Meaning:
         """Return the reader of the events that answer a call."""
         return Meaning(room, cast("Checkpoint | None", resume), follows=self._follows)
@@ -65,9 +65,9 @@ class GenerateRequest:
         self,
         resume: ResumePoint | None,
         resume_at: int,
-        error: GeminiStreamsError,  # noqa: ARG002 - each is the same to it
+        error: GeminiStreamsError,  # noqa: ARG002 - every failure leads to the same place
         *,
-        got_on: bool,  # noqa: ARG002
+        got_on: bool,  # noqa: ARG002 - the policy counts every attempt
     ) -> Onward:
         """Go on behind the last continuation token, or from the beginning where there is none."""
         return Onward(resume, 0 if resume is None else resume_at)

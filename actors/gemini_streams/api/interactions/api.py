@@ -18,7 +18,6 @@ import msgspec
 
 from gemini_streams.api.body import Body
 from gemini_streams.api.endpoint import Target
-from gemini_streams.api.interactions import saying
 from gemini_streams.api.interactions.course import Course, onward
 from gemini_streams.api.interactions.foreground import ForegroundReader
 from gemini_streams.api.interactions.place import Place, is_cursor
@@ -35,8 +34,6 @@ from gemini_streams.api.protocol import Call, CancelOn, Events, Onward, Request,
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 
 __all__ = [
-    "INTERACTIONS",
-    "Interactions",
     "cursor_of",
     "interaction_request",
     "marked",
@@ -54,25 +51,25 @@ _decoder = msgspec.json.Decoder()
 class InteractionRequest:
     """What one stream asks of the Interactions API. Immutable."""
 
-    __slots__ = ("_body", "_most", "_resumable", "cancel_on", "start")
+    __slots__ = ("_most", "body", "cancel_on", "resumable", "start")
 
     def __init__(
         self, body: Body, *, resumable: bool, cancel_on: CancelOn, most: float, start: Start | None = None
     ) -> None:
-        self._body = body  # empty: there is nothing to ask for
-        self._resumable = resumable
+        self.body = body  # empty where nothing is asked for
+        self.resumable = resumable
         self._most = most
         self.cancel_on: CancelOn = cancel_on
         self.start = start
 
     def __repr__(self) -> str:
-        return f"<InteractionRequest of {sum(map(len, self._body))} bytes>"
+        return f"<InteractionRequest of {sum(map(len, self.body))} bytes>"
 
-    def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:  # noqa: ARG002
+    def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:  # noqa: ARG002 - the body names it
         """Return the POST, or the GET of the stream or the resource."""
         course = cast("Course | None", resume)
         if course is None:
-            return Call("POST", target.url("interactions"), self._body, streams=not self._resumable)
+            return Call("POST", target.url("interactions"), self.body, streams=not self.resumable)
         if course.hop is not None:
             return Call("POST", target.url("interactions"), self._hop(course))
         url = target.url(f"interactions/{quote(course.interaction_id, safe='')}")
@@ -95,7 +92,7 @@ class InteractionRequest:
     def events(self, room: int, resume: ResumePoint | None, clock: Callable[[], float]) -> Events:
         """Return the reader of the answer to that call."""
         course = cast("Course | None", resume)
-        if not self._resumable:
+        if not self.resumable:
             return ForegroundReader(room, clock, course)
         if course is None:
             return PostReader(room, clock)
@@ -109,14 +106,14 @@ class InteractionRequest:
     ) -> Onward:
         """Go on where the interaction broke; without an id, or not resumable, from the beginning."""
         course = cast("Course | None", resume)
-        if course is None or not self._resumable:
+        if course is None or not self.resumable:
             return Onward(None, 0)
         return onward(course, resume_at, error, got_on=got_on)
 
     def cancel(self, target: Target, resume: ResumePoint | None) -> Call | None:
         """Return the POST that cancels the run at the server."""
         name = self.interaction_id(resume)
-        if name is None or not self._resumable:
+        if name is None or not self.resumable:
             return None
         return Call(
             "POST",
@@ -132,39 +129,23 @@ class InteractionRequest:
 
     def cursor(self, resume: ResumePoint | None, attempt: int) -> str | None:
         """Return the cursor behind the latest event."""
-        if resume is None or not self._resumable:
+        if resume is None or not self.resumable:
             return None
         place = cast("Course", resume).place
         return msgspec.structs.replace(place, attempt=attempt).cursor if place.sequence else None
 
     def shown(self) -> dict[str, Any]:
         """Return the body, decoded anew at each use; empty where nothing is asked for."""
-        return cast("dict[str, Any]", _decoder.decode(b"".join(self._body) or b"{}"))
+        return cast("dict[str, Any]", _decoder.decode(b"".join(self.body) or b"{}"))
 
     def same_as(self, other: Request) -> bool:
         """Whether the other request asks the same."""
         return (
             isinstance(other, InteractionRequest)
-            and other._resumable == self._resumable  # noqa: SLF001 - its own
+            and other.resumable == self.resumable
             and other.start == self.start
-            and (other._body == self._body or other.shown() == self.shown())  # noqa: SLF001
+            and (other.body == self.body or other.shown() == self.shown())
         )
-
-
-class Interactions:
-    """What the events of the Interactions API say."""
-
-    text_of = staticmethod(saying.text_of)
-    thoughts_of = staticmethod(saying.thoughts_of)
-    function_calls_of = staticmethod(saying.function_calls_of)
-    finish_reason_of = staticmethod(saying.finish_reason_of)
-    usage_of = staticmethod(saying.usage_of)
-    role_of = staticmethod(saying.role_of)
-    plain_text_of = staticmethod(saying.plain_text_of)
-    whole_parts_of = staticmethod(saying.whole_parts_of)
-
-
-INTERACTIONS = Interactions()
 
 
 def interaction_request(
@@ -250,7 +231,7 @@ def _place_of(cursor: Any) -> Place:
             return Place.parse(cursor)
         except ValueError as error:
             raise InvalidRequestError(f"{shown(cursor, 40)} {error}") from None
-    if len(cursor) > _MOST_OF_AN_ID or not _ID.issuperset(cursor):
+    if len(cursor) > _MOST_OF_AN_ID or not _ID.issuperset(cursor) or not cursor.strip("."):
         raise InvalidRequestError(
             f"{shown(cursor, 40)} is neither a cursor nor the id of an interaction: give StreamEvent.cursor, a last"
             " message's cursor, or an interaction_id as it is"

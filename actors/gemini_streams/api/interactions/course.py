@@ -63,11 +63,6 @@ class Course(NamedTuple):
     steps: int = 0
     """Its steps before that."""
 
-    @property
-    def resumable(self) -> bool:
-        """Whether the server can be asked for what is left of it."""
-        return self.hop is None
-
 
 def onward(course: Course, resume_at: int, error: GeminiStreamsError, *, got_on: bool) -> Onward:
     """Decide where the stream goes on behind an attempt that has failed of `error`."""
@@ -75,7 +70,7 @@ def onward(course: Course, resume_at: int, error: GeminiStreamsError, *, got_on:
         tracker = Tracker(course.place)
         at = tracker.back_to_floor() if course.mismatches < 3 else tracker.back_to_start()
         return Onward(course._replace(place=tracker.place(), first=True), at, bills=False)
-    if isinstance(error, InteractionGoneError):
+    if isinstance(error, InteractionGoneError) and not course.given:
         return Onward(None, 0)
     if course.pause is not None:
         return Onward(course._replace(pause=None), resume_at, bills=False, counted=False, delay=course.pause)

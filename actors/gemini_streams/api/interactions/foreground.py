@@ -40,16 +40,13 @@ class ForegroundReader(Reader):
         self.interaction_id = "" if course is None else course.interaction_id
         self.resume: Course | None = None
 
-    def answering(self) -> None:
-        """Nothing depends on it."""
-
-    def _new(self, data: dict[str, Any], *, halves: bool) -> list[tuple[dict[str, Any], bool, Mark]]:
+    def _new(self, data: dict[str, Any]) -> list[tuple[dict[str, Any], bool, Mark]]:
         new = self._passed(data)
         if new is None:
             return []
-        if halves:
+        if self._halves:
             mend(new)
-        return [(new, halves or new is not data, (self.interaction_id, None))]
+        return [(new, self._halves or new is not data, (self.interaction_id, None))]
 
     def _passed(self, data: dict[str, Any]) -> dict[str, Any] | None:
         event_type = data["event_type"]

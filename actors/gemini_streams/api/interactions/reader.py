@@ -13,6 +13,7 @@ The rules:
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ def is_nothing(payload: bytes) -> bool:
     return payload.strip() in (b"", b"[DONE]", b"{}", b"null")
 
 
-class Reader:
+class Reader(abc.ABC):
     """What the readers of all calls have in common. One thread at a time uses it."""
 
     block_reason: str | None = None
@@ -75,16 +76,22 @@ class Reader:
         self._room = room
         self._size = 0
         self._calls: dict[int, tuple[dict[str, Any], list[str]]] = {}
+        self._halves = False  # whether the event's texts may hold half characters
+        self._answered = False
         self._decided = False
 
     # -- what a kind of call decides
 
-    def _new(self, data: dict[str, Any], *, halves: bool) -> list[tuple[dict[str, Any], bool, Mark]]:
-        """Return what of an event is to be delivered.
+    @abc.abstractmethod
+    def _new(self, data: dict[str, Any]) -> list[tuple[dict[str, Any], bool, Mark]]:
+        """Return the events that are to be delivered of one that came.
 
-        For each event that is made of it: whether it is another than came, and its mark. Raises `Contradiction`.
+        For each of them: whether it differs from the one that came, and its mark. Raises `Contradiction`.
         """
-        raise NotImplementedError
+
+    def answering(self) -> None:
+        """Take note that the server has begun the answer that was asked for."""
+        self._answered = True
 
     # -- reading
 
@@ -97,7 +104,7 @@ class Reader:
         for payload in payloads:
             if self.finish_reason is not None:
                 break
-            data, halves = self._decoded(payload)
+            data, self._halves = self._decoded(payload)
             if data is None:
                 if self.broken is not None or self.error is not None:
                     break
@@ -110,7 +117,7 @@ class Reader:
             if usage is not None:
                 self.usage = usage
             try:
-                new = self._new(data, halves=halves)
+                new = self._new(data)
             except Contradiction as contradiction:
                 self.broken = ReplayMismatchError(
                     f"the server's replay contradicts what it had sent: {contradiction}"

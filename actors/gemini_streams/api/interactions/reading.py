@@ -60,14 +60,11 @@ class PostReader(Reader):
         super().__init__(room, clock)
         self.resume: Course | None = None
 
-    def answering(self) -> None:
-        """Nothing depends on it."""
-
     def unfold(self, document: bytes) -> list[bytes]:
         """Return the payload of `interaction.created`, made of the answer."""
         resource = _object(document)
         interaction_id = resource.get("id")
-        if not isinstance(interaction_id, str) or not interaction_id:
+        if not isinstance(interaction_id, str) or not interaction_id.strip("."):  # dots alone lead elsewhere
             raise UnexpectedResponseError(
                 "the answer to the POST names no interaction: does the base URL lead to the Gemini API?"
             )
@@ -76,7 +73,7 @@ class PostReader(Reader):
         told = {name: value for name, value in resource.items() if name not in ("steps", "usage")}
         return [encode({"event_type": _CREATED, "interaction": told})]
 
-    def _new(self, data: dict[str, Any], *, halves: bool) -> list[tuple[dict[str, Any], bool, Mark]]:  # noqa: ARG002
+    def _new(self, data: dict[str, Any]) -> list[tuple[dict[str, Any], bool, Mark]]:
         course = self.resume
         if course is None:
             return []
@@ -86,7 +83,7 @@ class PostReader(Reader):
         self.resume = course._replace(place=place)
         return [(data, False, (course.interaction_id, place))]
 
-    def ending(self, *, half_event: bool) -> Ending:  # noqa: ARG002
+    def ending(self, *, half_event: bool) -> Ending:  # noqa: ARG002 - a document has no half events
         """Go on to the interaction's stream."""
         return Ending(End.FOLLOWS)
 
@@ -120,11 +117,13 @@ class _Looking(Reader):
             return self._course
         return self._course._replace(place=self._tracker.place(), usage=self.usage, breaks=0, looks=0)
 
-    def _new(self, data: dict[str, Any], *, halves: bool) -> list[tuple[dict[str, Any], bool, Mark]]:
+    def _new(self, data: dict[str, Any]) -> list[tuple[dict[str, Any], bool, Mark]]:
         replay = self._replay
-        if replay.passing and not halves:
+        if replay.passing and not self._halves:
             return [self._delivered(data, another=False)]
-        return [self._delivered(new, another=another) for new, another in replay.take(data, halves=halves)]
+        return [
+            self._delivered(new, another=another) for new, another in replay.take(data, halves=self._halves)
+        ]
 
     def _delivered(self, data: dict[str, Any], *, another: bool) -> tuple[dict[str, Any], bool, Mark]:
         tracker = self._tracker
@@ -171,13 +170,9 @@ class _Looking(Reader):
 class StreamReader(_Looking):
     """Of the interaction's stream."""
 
-    def __init__(self, room: int, clock: Callable[[], float], course: Course, most: float) -> None:
-        super().__init__(room, clock, course, most)
-        self._answered = False
-
     def answering(self) -> None:
         """Take note that the server has begun to answer with a stream."""
-        self._answered = True
+        super().answering()
         if not self._course.opened:
             self._course = self._course._replace(opened=True)
 
@@ -233,10 +228,7 @@ class LookReader(_Looking):
         self._status: str | None = None
         self._stamp: tuple[Any, int] | None = None
 
-    def answering(self) -> None:
-        """Nothing depends on it."""
-
-    def _new(self, data: dict[str, Any], *, halves: bool) -> list[tuple[dict[str, Any], bool, Mark]]:  # noqa: ARG002
+    def _new(self, data: dict[str, Any]) -> list[tuple[dict[str, Any], bool, Mark]]:
         return [self._delivered(data, another=False)]
 
     def unfold(self, document: bytes) -> list[bytes]:
@@ -261,7 +253,7 @@ class LookReader(_Looking):
             self._turn(mismatches=max(self._course.mismatches, 1))
             raise ReplayMismatchError(f"the interaction's resource: {contradiction}") from None
 
-    def ending(self, *, half_event: bool) -> Ending:  # noqa: ARG002
+    def ending(self, *, half_event: bool) -> Ending:  # noqa: ARG002 - a document has no half events
         """Decide what the resource says."""
         if self.finish_reason is not None:
             return self._end()
@@ -302,9 +294,6 @@ class UsageReader(_Looking):
         super().__init__(room, clock, course, most)
         self.finish_reason = course.status
 
-    def answering(self) -> None:
-        """Nothing depends on it."""
-
     def unfold(self, document: bytes) -> list[bytes]:
         """Take the tokens; there are no more events."""
         usage = _object(document).get("usage")
@@ -312,7 +301,7 @@ class UsageReader(_Looking):
             self.usage = usage
         return []
 
-    def ending(self, *, half_event: bool) -> Ending:  # noqa: ARG002
+    def ending(self, *, half_event: bool) -> Ending:  # noqa: ARG002 - a document has no half events
         """End the stream, with tokens or without."""
         return self._ended()
 
