@@ -322,6 +322,18 @@ def test_a_cut_stream_goes_on(cut_by: Any, ids: Any) -> None:
             assert not restart.discard
 
 
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_what_a_slow_subscriber_is_spared_counts_as_delivered(overflow: Any) -> None:
+    """The scene's end judges `events_count`, the gaps and the order."""
+    words = WORDS[:200]
+    with Scene() as scene:
+        options = Interaction(cuts=[60, 120], ids=7, cut_by="reset")
+        scene.gemini.on("why", Reply(words, pace=0.001, interaction=options))
+        _, probe = begin(scene, flow=FlowControl(window=4, overflow=overflow))
+        assert isinstance(probe.expect(LAST), StreamComplete)
+        assert actions(scene).count("create") == 1
+
+
 def test_a_hundred_at_once_through_cuts_and_kills() -> None:
     words = WORDS[:50]
     cuts = Interaction(cuts=[10, 25, 40, 55], ids=5, replay="merged", cut_by="reset")
@@ -451,6 +463,13 @@ def test_late_usage_is_waited_for() -> None:
         last = whole(probe)
         assert last.usage is not None
         assert actions(scene) == ["create", "stream", "get"]
+        asked = [record.headers for record in scene.gemini.requests]
+        assert [headers["accept"] for headers in asked] == [
+            "application/json",
+            "text/event-stream",
+            "application/json",
+        ]
+        assert ["content-length" in headers for headers in asked] == [True, False, False]
 
 
 def test_a_model_that_refuses_background_says_what_to_do() -> None:

@@ -19,6 +19,7 @@ from gemini_streams import (
     StreamEvent,
     StreamStopped,
 )
+from gemini_streams.delivery.given import Given
 from gemini_streams.delivery.subscription import Subscription
 from gemini_streams.streams.registry import Sessions
 from gemini_streams.streams.session import Session
@@ -94,15 +95,15 @@ def test_a_last_message_that_cannot_be_made_is_told_as_a_crash(
     stream_id = ref.start_stream("why", subscriber=[first.ref, second.ref])
     first.wait(1)
     second.wait(1)
-    count_of, failing = Subscription.count_of, [True]
+    events_count, failing = Given.events_count, [True]
 
-    def fails_once(self: Subscription, attempt: int) -> int:
+    def fails_once(self: Given, attempt: int) -> int:
         if failing:
             failing.clear()
             raise OverflowError("too large")
-        return count_of(self, attempt)
+        return events_count(self, attempt)
 
-    monkeypatch.setattr(Subscription, "count_of", fails_once)
+    monkeypatch.setattr(Given, "events_count", fails_once)
     assert ref.stop_stream(stream_id)
     told = first.expect(StreamError)
     assert isinstance(told.error, StreamCrashedError)

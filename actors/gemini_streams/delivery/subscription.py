@@ -41,6 +41,7 @@ import pykka
 from gemini_streams.delivery.backlog import Backlog, Piece
 from gemini_streams.delivery.batches import ControlBatch, EventBatch, mark
 from gemini_streams.delivery.carried import CarriedInbox, never_blocks
+from gemini_streams.delivery.given import Given
 from gemini_streams.delivery.history import Replay
 from gemini_streams.delivery.inbox import put_all
 from gemini_streams.delivery.owner import LastMessageOf, Owner
@@ -86,11 +87,7 @@ class Subscription:
         "_acked",
         "_acked_bytes",
         "_batched",
-        "_count",
-        "_counted",
         "_errand",
-        "_first",
-        "_gaps",
         "_inbox",
         "_inbox_bytes",
         "_inbox_window",
@@ -104,13 +101,12 @@ class Subscription:
         "backlog",
         "closed",
         "flow",
-        "mark",
+        "given",
         "pausing",
         "ref",
         "replaying",
         "stalled_since",
         "starving",
-        "top",
         "unheard",
         "urn",
     )
@@ -146,14 +142,7 @@ class Subscription:
         """Somebody waits for this subscriber's credit."""
         self.stalled_since: float | None = None
         """When it began to hold the stream paused."""
-        self._first = NO_LIMIT  # the lowest sequence number put into the inbox
-        self._gaps: list[tuple[int, int]] = []  # what stands and was left out: first sequence number, count
-        self._counted = 0  # the attempt of the latest event put into the inbox
-        self._count = 0  # and how many of that attempt were
-        self.top = -1
-        """The highest sequence number put into the inbox that still stands."""
-        self.mark: Any = None
-        """The mark of that event."""
+        self.given = Given()
         self.unheard: int | None = None
         """The attempt of the first restart that was buffered, and that the last message came in place of."""
         self.closed = False
@@ -176,21 +165,6 @@ class Subscription:
             self._owner.on_credit(self)
 
     # -- with the session's lock held --------------------------------------------------------------------------------
-
-    @property
-    def counted(self) -> int:
-        """The attempt of the latest event put into the inbox."""
-        return self._counted
-
-    def count_of(self, attempt: int) -> int:
-        """How many events of an attempt were put into the inbox; the latest attempt that has begun, or a later one."""
-        return self._count if attempt == self._counted else 0
-
-    @property
-    def standing(self) -> int:
-        """How many events were put into the inbox and stand, of all attempts."""
-        missing = sum(count for first, count in self._gaps if first <= self.top)
-        return max(0, self.top + 1 - self._first - missing)
 
     def has_room(self, size: int) -> bool:
         """Whether an event of so many bytes fits, or, for 0, whether any might; one alone always does."""
@@ -439,12 +413,13 @@ class Subscription:
         self._sent += count
         self._sent_bytes += size
         last = events[-1]
-        if last.attempt != self._counted:
-            self._counted, self._count = last.attempt, 0
-        self._count += count
-        self._first = min(self._first, events[0].sequence)
-        self.top = last.sequence
-        self.mark = last.mark
+        given = self.given
+        if last.attempt != given.attempt:
+            given.attempt, given.count = last.attempt, 0
+        if given.first is None or events[0].sequence < given.first:
+            given.begin(events[0].sequence)
+        given.count += count
+        given.top, given.mark = last.sequence, last.mark
         if self._batched:
             try:
                 batch = Envelope(EventBatch(self, events, self._sent, self._sent_bytes))
@@ -500,19 +475,12 @@ class Subscription:
 
     def _put_gap(self, attempt: int, sequence: int, count: int) -> None:
         self._told_at = self._acked
-        self._gaps.append((sequence, count))
-        self._put(EventsDropped(self._owner.stream_id, attempt, sequence, count, self._owner.tag))
+        told = EventsDropped(self._owner.stream_id, attempt, sequence, count, self._owner.tag)
+        self.given.gap(told)
+        self._put(told)
 
     def _put_restart(self, message: StreamRestarting) -> None:
-        void = self.top >= message.resume_at
-        if void:
-            self.mark = None
-        self._gaps = [
-            (first, min(count, message.resume_at - first))
-            for first, count in self._gaps
-            if first < message.resume_at
-        ]
-        self.top = min(self.top, message.resume_at - 1)
+        void = self.given.void(message)
         self._put(
             StreamRestarting(
                 message.stream_id,

@@ -94,17 +94,16 @@ def _made(
     usage: dict[str, Any] | None,
 ) -> LastMessage:
     attempts = stream.attempts
-    mark = subscription.mark
-    resumes = mark is not None and mark[1] is not None
+    given = subscription.given
     if subscription.unheard is not None:
         attempts = min(attempts, subscription.unheard - 1)
     return message(
         stream_id=stream.stream_id,
-        events_count=subscription.standing if resumes else subscription.count_of(attempts),
+        events_count=given.events_count(attempts),
         usage=usage,
         attempts=attempts,
         duration=stream.duration,
         tag=stream.tag,
-        interaction_id=stream.interaction_id or (mark[0] if mark else None) or None,
-        cursor=cursor_of(mark, subscription.counted),
+        interaction_id=stream.interaction_id or (given.mark[0] if given.mark else None) or None,
+        cursor=cursor_of(given.mark, given.attempt),
     )

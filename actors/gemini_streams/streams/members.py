@@ -67,7 +67,7 @@ class Members:
             if stream.ended and after is None:
                 raise StreamEndedError(f"the stream {self.stream_id} has ended ({stream.status})")
             if isinstance(after, tuple):
-                subscription.top = after[1]  # it has seen that much, elsewhere
+                subscription.given.top = after[1]  # it has seen that much, elsewhere
             if void is not None:
                 subscription.restart(self._restarting(begun if missed else stream.attempt, void))
             if missed is not None:

@@ -244,7 +244,7 @@ class _Stream:
             least = current - 1 if self._announced else current  # what is announced may not begin any more
             if last.attempts < least or (last.attempts > current and not self._replays):
                 wrong(2, f"the last message counts {last.attempts} attempts, the history {current}")
-        if last.cursor is not None:  # an interaction goes on from attempt to attempt
+        if self.once.goes_on:  # an interaction goes on from attempt to attempt
             counts = {sum(self._seen_from <= sequence for sequence in self._standing)}
         else:
             counts = {self._counts[last.attempts]}

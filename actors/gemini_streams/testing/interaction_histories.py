@@ -37,7 +37,7 @@ class OnceOnly:
         self._said: list[tuple[int, Said]] = []
         self.seen = False
         """Whether it is an interaction's stream."""
-        self._goes_on = False
+        self.goes_on = False
         """Whether the interaction can be resumed."""
 
     def event(self, event: StreamEvent, wrong: Wrong) -> None:
@@ -46,7 +46,7 @@ class OnceOnly:
         if kind is None:
             return
         self.seen = True
-        self._goes_on = event.cursor is not None
+        self.goes_on = event.cursor is not None
         index = event.data.get("index", -1)
         before = [mark[1] for mark in self._marks if mark[2] == index]
         if any(mark[1] == "interaction.completed" for mark in self._marks):
@@ -69,7 +69,7 @@ class OnceOnly:
     def restarting(self, restart: StreamRestarting, expected: int | None, wrong: Wrong) -> None:
         """Take a restart; `expected`: the next sequence number."""
         if (
-            self._goes_on
+            self.goes_on
             and expected is not None
             and restart.resume_at < expected
             and not isinstance(restart.error, ReplayMismatchError | InteractionGoneError)
