@@ -83,7 +83,15 @@ from gemini_streams.observe import (
     RestartRecord,
     StartRecord,
 )
-from gemini_streams.options import FROM_START, FlowControl, ManagerOptions, RetryPolicy, StreamOptions
+from gemini_streams.options import (
+    FROM_START,
+    FlowControl,
+    InteractionOptions,
+    ManagerOptions,
+    ResumeOptions,
+    RetryPolicy,
+    StreamOptions,
+)
 from gemini_streams.subscriber import SubscriberActor
 
 __all__ = [
@@ -113,6 +121,7 @@ __all__ = [
     "IncompleteAnswerError",
     "InteractionFailedError",
     "InteractionGoneError",
+    "InteractionOptions",
     "InteractionStalledError",
     "InvalidRequestError",
     "ListStreams",
@@ -129,6 +138,7 @@ __all__ = [
     "ReplayMismatchError",
     "RestartRecord",
     "ResumeInteraction",
+    "ResumeOptions",
     "RetryPolicy",
     "SlowSubscriberError",
     "StartInteraction",

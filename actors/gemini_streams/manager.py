@@ -46,8 +46,10 @@ from gemini_streams.options import (
     After,
     FlowControl,
     FromStart,
+    InteractionOptions,
     ManagerOptions,
     Place,
+    ResumeOptions,
     StreamOptions,
     seconds,
 )
@@ -151,7 +153,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         *,
         subscriber: pykka.ActorRef[Any] | Collection[pykka.ActorRef[Any]],
         timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[InteractionOptions],
     ) -> str:
         """Start an interaction; returns its stream's id. The parameters are those of `StartInteraction`."""
         request = StartInteraction(input, subscriber=cast("Any", subscriber), **options)
@@ -163,7 +165,7 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         *,
         subscriber: pykka.ActorRef[Any] | Collection[pykka.ActorRef[Any]],
         timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[ResumeOptions],
     ) -> str:
         """Read an interaction on; returns its stream's id. The parameters are those of `ResumeInteraction`."""
         request = ResumeInteraction(cursor, subscriber=cast("Any", subscriber), **options)

@@ -91,7 +91,7 @@ class StartInteraction(_Input, frozen=True, kw_only=True):
     `input` is what google-genai's `interactions.create` takes: a string, a content, a list of contents or of steps, as
     dicts or as its objects. An option not given here is the manager's. Times are seconds.
 
-    A resumable interaction goes on at the server while nobody reads it, and Google keeps its prompt and its answer
+    A resumable interaction goes on at the server without a reader, and Google keeps its prompt and its answer
     (docs/interactions.md says for how long). The stream then goes on exactly where it broke, whatever has died.
     """
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from gemini_streams.api.endpoint import Endpoint, Gemini
+from gemini_streams.api.protocol import CancelOn
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 from pykka_supervisor import Clock, InvalidSpecError, TreeObserver
 from pykka_supervisor.clock import SYSTEM_CLOCK, SystemClock
@@ -23,9 +24,11 @@ __all__ = [
     "After",
     "FlowControl",
     "FromStart",
+    "InteractionOptions",
     "ManagerOptions",
     "Overflow",
     "Place",
+    "ResumeOptions",
     "RetryPolicy",
     "Settings",
     "StreamOptions",
@@ -264,6 +267,62 @@ class StreamOptions(TypedDict, total=False):
     history: int
     keep: float
     endpoint: Endpoint
+
+
+class ResumeOptions(TypedDict, total=False):
+    """What `ResumeInteraction` takes beside the cursor and the subscriber; docs/interactions.md says what each means.
+
+    Times are seconds. An option without a default in parentheses is the manager's where it is not given.
+
+    Attributes:
+        stream_id: Under which id the stream is known; by default a new one.
+        tag (None): An object of your own, in each message.
+        cancel_on ("stop"): When the work at the server is cancelled.
+        max_silence (1800.0): How long the server may say that it is working while nothing comes of it.
+        idle_timeout (180.0): How long the server may be silent between two events; the manager's, where it has one.
+        deadline: How long the whole stream may take, restarts included.
+        retry: When a failed attempt is repeated.
+        flow: How much may be on its way to each subscriber.
+        history: Bytes of memory for the events that are kept for later subscribers.
+        keep: How long the stream runs on without a subscriber.
+        endpoint: Which service is asked, and with which key.
+
+    """
+
+    stream_id: str | None
+    tag: Any
+    cancel_on: CancelOn
+    max_silence: float
+    idle_timeout: float
+    deadline: float | None
+    retry: RetryPolicy
+    flow: FlowControl
+    history: int
+    keep: float
+    endpoint: Endpoint
+
+
+class InteractionOptions(ResumeOptions, total=False):
+    """What `StartInteraction` takes beside the input and the subscriber: the options of `ResumeOptions`, and its own.
+
+    Attributes:
+        model: The model to ask.
+        agent (None): An agent in place of a model.
+        previous_interaction_id (None): The interaction that this one goes on with.
+        resumable (True): Whether the stream can go on where it broke.
+        store (True): Whether Google keeps the interaction.
+        config (None): Other fields of google-genai's `interactions.create`.
+        first_event_timeout: How long the answer to the first request may take.
+
+    """
+
+    model: str
+    agent: str | None
+    previous_interaction_id: str | None
+    resumable: bool
+    store: bool
+    config: Any
+    first_event_timeout: float
 
 
 class ManagerOptions(StreamOptions, total=False):

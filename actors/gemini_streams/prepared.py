@@ -35,7 +35,7 @@ _log = get_logger(__name__)
 
 _MOST_TARGETS = 256
 _IDLE_TIMEOUT = 180.0
-"""Of an interaction, where nobody has set one: a model that runs in the background is silent for longer."""
+"""Seconds, where neither the request nor the manager sets it: an interaction in the background is silent for longer."""
 
 
 class Prepared(NamedTuple):

@@ -20,10 +20,12 @@ from gemini_streams import (
     FlowControl,
     InteractionFailedError,
     InteractionGoneError,
+    InteractionOptions,
     InteractionStalledError,
     InvalidRequestError,
     ReplayMismatchError,
     ResumeInteraction,
+    ResumeOptions,
     RetryPolicy,
     StartInteraction,
     StreamComplete,
@@ -629,6 +631,12 @@ def test_bad_input_is_refused(request_: Any) -> None:
         with pytest.raises(InvalidRequestError):
             scene.manager.ask(replace(request_, subscriber=probe.ref))
         assert scene.gemini.requests == []
+
+
+def test_the_typed_options_are_those_of_the_messages() -> None:
+    for options, message in ((InteractionOptions, StartInteraction), (ResumeOptions, ResumeInteraction)):
+        fields = set(message.__struct_fields__) - {"input", "cursor", "subscriber"}
+        assert set(options.__annotations__) == fields
 
 
 # -- the iterator, and the history

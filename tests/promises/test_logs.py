@@ -231,6 +231,21 @@ def test_every_value_is_plain(
         assert json.loads(json.dumps(line)) == line
 
 
+@pytest.mark.parametrize(
+    ("tag", "shown"),
+    [(None, None), (7, 7), ("a tag", "a tag"), ("x" * 999, "x" * 200), ({"prompt": "secret"}, "<a dict>")],
+)
+def test_a_line_shows_a_tag_and_calls_nothing_of_it(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, configured: Lines, tag: Any, shown: Any
+) -> None:
+    gemini.on("why", Reply("one two"))
+    ref = manager()
+    ref.start_stream("why", subscriber=probe.ref, tag=tag)
+    last_of(probe)
+    ref.stop(timeout=20)
+    assert [line["tag"] for line in configured if line["event"] == "stream_ended"] == [shown]
+
+
 PROGRAM = """
     import logging, sys, threading
     import pykka

@@ -46,7 +46,7 @@ ResumePoint = Hashable
 
 
 CancelOn = Literal["stop", "leave", "never"]
-"""When the work at the server is cancelled: with `StopStream` and `.cancel()`, also where nobody is left, or never."""
+"""When the work at the server is cancelled: by `StopStream` and `.cancel()`, also behind the last subscriber, never."""
 
 
 class Call(NamedTuple):

@@ -108,7 +108,7 @@ class _Loop:
 
     @property
     def lonely(self) -> bool:
-        """Whether no more than one source is lent: nobody's read could be shared."""
+        """Whether no more than one source is lent: a later look would find no other one ready as well."""
         return len(self.selector.get_map()) <= 2
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class Feed:
             self.attempt.call = call
 
     def heard(self) -> None:
-        """Take note that the server has sent something of which nothing is new to anybody."""
+        """Take note that the server has sent events of which nothing is new."""
         session, attempt = self.session, self.attempt
         with session.lock:
             self._check()

@@ -117,7 +117,7 @@ def _add_usage(session: Session, attempt: Attempt | None, resume_at: int) -> Non
 
 
 def _told(error: GeminiStreamsError, attempt: Attempt | None) -> GeminiStreamsError:
-    """Return an error that also tells of work at the server whose id nobody knows, where there may be some."""
+    """Return an error that also tells of work at the server without a known id, where there may be some."""
     call = None if attempt is None else attempt.call
     if call is None or call.streams or not call.asks or isinstance(error, APIError):
         return error

@@ -117,7 +117,7 @@ class Sessions:
         self.supervisor: pykka.ActorRef[Any] | None = None
         """Of the streams; it says so itself when it starts."""
         self.errands: pykka.ActorRef[Any] | None = None
-        """Who cancels work at the server; it says so itself when it starts."""
+        """The actor that cancels work at the server; it says so itself when it starts."""
         self.root: pykka.ActorRef[Any] | None = None
         """The top of the tree, once the supervisor of the streams has it watched."""
         self._lock = threading.Lock()

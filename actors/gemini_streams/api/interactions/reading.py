@@ -9,7 +9,7 @@ The rules (Google's documentation, its client, and what users have seen):
 - A 404 within 10 s of the POST is waited out, where no stream has been opened yet. Else the interaction is gone.
 - Where the end names no tokens, the resource may have them a moment later: one look of at most 2 s. The end stands
   meanwhile, whatever becomes of that look.
-- A status that nobody knows is no end in a resource, and is one in `interaction.completed`.
+- A status that is not known here is no end in a resource, and is one in `interaction.completed`.
 """
 
 from __future__ import annotations

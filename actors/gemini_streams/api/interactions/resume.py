@@ -31,7 +31,7 @@ How a stream uses it::
     for data in events:                                 # decoded JSON; halves: json_values.read said so
         for new, changed in replay.take(data, halves=False):
             tracker.delivered(new)                      # in the moment in which it goes out
-            place = tracker.place()                     # place.cursor, when somebody reads it
+            place = tracker.place()                     # place.cursor, where a subscriber reads it
     rest_of(tracker.place(), resource)                  # `rest`: the rest from the resource, as events
 
 `changed` events are to be encoded again for the history. An `event_id` on an event from `take` is one to resume from;

@@ -4,7 +4,7 @@ The rules:
 
 - The steps are those of the model. Texts that follow each other in one step are one content, and so are summaries.
 - A function call's arguments are an object once its step has stopped; before that the call has those of its start.
-- A delta of a kind that nobody knows is a content of its step as it stands.
+- A delta of a kind that is not known here is a content of its step as it stands.
 """
 
 from __future__ import annotations
