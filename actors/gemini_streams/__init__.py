@@ -12,6 +12,7 @@ if _sys.platform == "win32" or _sys.implementation.name != "cpython":  # pragma:
     )
 
 from gemini_streams.answer import Answer
+from gemini_streams.api.chosen import function_result
 from gemini_streams.api.endpoint import Gemini
 from gemini_streams.errors import (
     APIError,
@@ -167,5 +168,6 @@ __all__ = [
     "answers",
     "astream",
     "follow",
+    "function_result",
     "stream",
 ]

@@ -192,6 +192,9 @@ class Answer:
 
         Texts that follow each other are one part, and so are thoughts. A part that has anything more, a thought
         signature above all, stays a part of its own, as Google asks for. A copy: changing it changes nothing here.
+
+        Of an interaction it has the texts, thoughts and function calls, for a `StartStream` that goes on with them. The
+        next interaction takes `steps`.
         """
         parts = list(_merged(self._pieces))
         role = "model" if self._role is None else self._role[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ from gemini_streams import (
     StreamEvent,
     StreamRestarting,
     StreamStopped,
+    function_result,
     stream,
 )
 from gemini_streams.testing import Body, Failure, Interaction, Reply, check_history
@@ -163,19 +165,102 @@ def test_an_end_without_an_answer_is_an_error(status: str) -> None:
         assert actions(scene).count("create") == 1
 
 
-def test_function_calls_are_whole_and_answered_by_the_next_interaction() -> None:
+CALLS = [{"name": "look", "args": {"city": city}} for city in ("Oslo", "Rome")]
+ASKS = Reply("Let me see.", thoughts="They want two.", function_calls=CALLS)
+QUESTION = {"type": "user_input", "content": [{"type": "text", "text": "weather"}]}
+
+
+def look(city: str) -> dict[str, Any]:
+    return {"celsius": {"Rome": 17}[city]}
+
+
+def results_of(answer: Answer) -> list[dict[str, Any]]:
+    """Call what the model asked for, as an application does; one of the calls fails."""
+    results = []
+    for call in answer.function_calls:
+        assert (call["type"], call["name"]) == ("function_call", "look")
+        try:
+            results.append(function_result(call, look(**call["arguments"])))
+        except KeyError as error:
+            results.append(function_result(call, repr(error), is_error=True))
+    return results
+
+
+@pytest.mark.parametrize("cuts", [(), (3, 6, 9, 12, 15)])
+def test_a_tool_loop_chained_by_id(cuts: Any) -> None:
+    """Arguments that a cut leaves half said are whole at the end."""
     with Scene() as scene:
-        scene.gemini.on("weather", Reply("", function_calls=[{"name": "look", "args": {"city": "Rome"}}]))
-        scene.gemini.on("17 degrees", Reply("It is warm."))
+        asks = dataclasses.replace(ASKS, interaction=Interaction(cuts=cuts, ids=4, replay=3, cut_by="reset"))
+        scene.gemini.on("weather", asks)
+        scene.gemini.on("celsius", Reply("It is warm in Rome."))
         _, probe = begin(scene, "weather")
         last = probe.expect(LAST)
         assert isinstance(last, StreamComplete)
         assert (last.finish_reason, last.ok) == ("requires_action", True)
-        [call] = answer_of(probe).function_calls
-        assert (call["type"], call["name"], call["arguments"]) == ("function_call", "look", {"city": "Rome"})
-        result = {"type": "function_result", "call_id": call["id"], "name": "look", "result": "17 degrees"}
-        _, again = begin(scene, [result], previous_interaction_id=last.interaction_id)
-        whole(again, "It is warm.")
+        answer = answer_of(probe)
+        assert [call["arguments"] for call in answer.function_calls] == [{"city": "Oslo"}, {"city": "Rome"}]
+        _, again = begin(scene, results_of(answer), previous_interaction_id=answer.interaction_id)
+        assert whole(again, "It is warm in Rome.").finish_reason == "completed"
+        body = [record for record in scene.gemini.requests if record.action == "create"][-1].body
+        assert body["previous_interaction_id"] == last.interaction_id
+        one, other = (call["id"] for call in answer.function_calls)
+        said = {"type": "function_result", "name": "look"}
+        assert body["input"] == [
+            {**said, "call_id": one, "result": "KeyError('Oslo')", "is_error": True},
+            {**said, "call_id": other, "result": {"celsius": 17}},
+        ]
+        assert actions(scene).count("create") == 2
+
+
+def test_a_tool_loop_where_the_server_keeps_nothing() -> None:
+    """The steps of the answer, thoughts and calls and all, stand in the next input as the server has sent them."""
+    with Scene() as scene:
+        scene.gemini.on("weather", ASKS, Reply("It is warm in Rome."))
+        alone: dict[str, Any] = {"store": False, "resumable": False}
+        _, probe = begin(scene, [QUESTION], **alone)
+        assert probe.expect(LAST).finish_reason == "requires_action"
+        answer = answer_of(probe)
+        assert answer.interaction_id is None
+        assert [step["type"] for step in answer.steps] == ["thought", "model_output", *["function_call"] * 2]
+        results = results_of(answer)
+        _, again = begin(scene, [QUESTION, *answer.steps, *results], **alone)
+        assert again.expect(LAST).finish_reason == "completed"
+        assert answer_of(again).text == "It is warm in Rome."
+        assert [record.body["input"] for record in scene.gemini.requests] == [
+            [QUESTION],
+            [QUESTION, *answer.steps, *results],
+        ]
+        assert [record.body["store"] for record in scene.gemini.requests] == [False, False]
+
+
+def test_the_turn_of_an_interaction_goes_on_in_a_stream_of_generate_content() -> None:
+    with Scene() as scene:
+        scene.gemini.on("weather", ASKS)
+        scene.gemini.on("How is it", Reply("It is warm."))
+        _, probe = begin(scene, "weather")
+        probe.expect(LAST)
+        answer = answer_of(probe)
+        ids = [call["id"] for call in answer.function_calls]
+        turn = {
+            "role": "model",
+            "parts": [
+                {"text": "They want two.", "thought": True},
+                {"text": "Let me see."},
+                *({"functionCall": {"id": name, **call}} for name, call in zip(ids, CALLS, strict=True)),
+            ],
+        }
+        assert answer.content == turn
+        responses = [
+            {"functionResponse": {"id": name, "name": "look", "response": {"celsius": 17}}} for name in ids
+        ]
+        contents = [
+            {"role": "user", "parts": [{"text": "How is it?"}]},
+            answer.content,
+            {"role": "user", "parts": responses},
+        ]
+        with stream(scene.manager, contents) as events:
+            assert "".join(events.text_stream) == "It is warm."
+        assert scene.gemini.requests[-1].body["contents"][1] == turn
 
 
 # -- whatever dies

@@ -16,6 +16,7 @@ from gemini_streams.api.interactions.api import (
     resumed_request,
     unmarked,
 )
+from gemini_streams.api.interactions.results import function_result
 from gemini_streams.api.interactions.steps import Said, said_by, steps_of
 from gemini_streams.api.protocol import API, Says
 
@@ -23,6 +24,7 @@ __all__ = [
     "Said",
     "api",
     "cursor_of",
+    "function_result",
     "interaction_request",
     "marked",
     "resumed_request",

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemini_streams import function_result
 from gemini_streams.api.interactions.request import request_body
 from gemini_streams.errors import InvalidRequestError
 
@@ -24,6 +25,8 @@ TEXT = {"type": "text", "text": "Why?"}
 IMAGE = {"type": "image", "data": PIXEL, "mime_type": "image/png"}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FUNCTION = {"type": "function", "name": "look", "description": "Looks.", "parameters": CITY}
+
+CALL = {"type": "function_call", "id": "c1", "name": "look", "arguments": {"city": "Rome"}}
 
 INPUTS: list[Any] = [
     "Why is the sky blue?",
@@ -55,6 +58,11 @@ INPUTS: list[Any] = [
         {"type": "function_result", "call_id": "c1", "name": "look", "result": "17"},
     ],
     [{"type": "text", "text": "x", "annotations": []}],
+    [function_result(CALL, "17 degrees")],
+    [function_result(CALL, {"celsius": 17}), function_result({**CALL, "id": "c2"}, "no", is_error=True)],
+    [function_result(CALL, [TEXT, IMAGE])],
+    [function_result(CALL, [1, 2])],
+    [function_result(CALL, None)],
 ]
 CONFIGS: list[dict[str, Any]] = [
     {"system_instruction": "Be brief."},
@@ -189,6 +197,36 @@ def test_pictures_are_sent_in_pieces() -> None:
     body = request_body([{"type": "image", "data": data, "mime_type": "image/png"}], model=MODEL)
     assert len(body) > 5
     assert max(map(len, body)) <= 1 << 20
+
+
+def test_a_result_is_what_the_service_takes() -> None:
+    step = {"type": "function_result", "call_id": "c1", "name": "look"}
+    for taken in ("17", "", {"celsius": 17}, {}, [TEXT], [TEXT, IMAGE]):
+        assert function_result(CALL, taken) == {**step, "result": taken}
+    for other in (17, 1.5, True, None, [], [1, "a"], [{"celsius": 17}], [TEXT, 7]):
+        assert function_result(CALL, other) == {**step, "result": {"result": other}}
+    assert function_result(CALL, "no", is_error=True) == {**step, "result": "no", "is_error": True}
+
+
+def test_a_result_may_be_an_object_of_google_genais() -> None:
+    types = pytest.importorskip("google.genai.interactions")
+    text = types.TextContent(text="17")
+    assert ours([function_result(CALL, [text])], model=MODEL)["input"] == [
+        {
+            "type": "function_result",
+            "call_id": "c1",
+            "name": "look",
+            "result": [{"type": "text", "text": "17"}],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "call", [{"name": "look", "args": {}}, {"type": "function_call", "id": ""}, {"type": "text"}, None, "c1"]
+)
+def test_what_is_no_call_has_no_result(call: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"Answer\.function_calls"):
+        function_result(call, "17")
 
 
 JSON = st.recursive(

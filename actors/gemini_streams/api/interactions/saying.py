@@ -85,13 +85,16 @@ def plain_text_of(data: dict[str, Any]) -> str | None:
 
 
 def whole_parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return an event's texts and thoughts, in the words of generateContent."""
+    """Return an event's texts, thoughts and whole function call, in the words of generateContent."""
     parts: list[dict[str, Any]] = []
     for unit in _units(data):
         if unit.kind == "text":
             parts.append({"text": unit.value})
         elif unit.kind == "summary":
             parts.append({"text": unit.value, "thought": True})
+    for call in function_calls_of(data):
+        said = {"id": call.get("id"), "name": call.get("name"), "args": call.get("arguments") or {}}
+        parts.append({"functionCall": {name: value for name, value in said.items() if value is not None}})
     return parts
 
 
