@@ -23,6 +23,7 @@ __all__ = [
     "connections",
     "event",
     "fan",
+    "interaction",
     "one",
     "one_tls",
     "open_",
@@ -73,6 +74,14 @@ def one(results: Results) -> list[Judgement]:
         at_least(1, "1 stream, 1 plain actor", plain, _PERCENT, 0.4),
         at_least(2, "1 stream, 1 plain actor", plain, _PERCENT, 0.65, 0.75),
         whole(results, "1 stream", (OURS, PLAIN)),
+    ]
+
+
+def interaction(results: Results) -> list[Judgement]:
+    ours = 1 / ratio(results, OURS, BARE)
+    return [
+        at_least(2, "interaction: 1 stream, 1 SubscriberActor", ours, _PERCENT, 0.6, 0.8),
+        whole(results, "interaction", (OURS,)),
     ]
 
 

@@ -84,6 +84,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.url}/v1beta/models/{self.model}:streamGenerateContent?alt=sse"
 
     @property
+    def interaction(self) -> str:
+        """Where to GET the stream of an interaction that does the same work."""
+        return f"{self.url}/v1beta/interactions/{self.model}?stream=true"
+
+    @property
     def body(self) -> bytes:
         """What to POST: what the others' clients send."""
         return json.dumps({"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]}).encode()

@@ -53,6 +53,15 @@ ONE = Row(
     rounds=7,
     quick_rounds=3,
 )
+INTERACTION = Row(
+    "interaction",
+    "1 interaction, 1 consumer, 20,000 deltas of 200 bytes, an id on each",
+    "event",
+    (Peer(BARE, "bare", "interaction", _STREAM), Peer(OURS, "ours", "interaction", _STREAM)),
+    judges.interaction,
+    rounds=7,
+    quick_rounds=3,
+)
 FAN = Row(
     "fan-out",
     "1 stream, 100 consumers, 5,000 events of 200 bytes",
@@ -256,6 +265,8 @@ def _twin(row: Row, judge: Callable[[Results], list[Judgement]], rounds: int) ->
 ROWS: tuple[Row, ...] = (
     ONE,
     _twin(ONE, judges.one_tls, 7),
+    INTERACTION,
+    _twin(INTERACTION, judges.whole_of("TLS: interaction", OURS), 3),
     FAN,
     _twin(FAN, judges.whole_of("TLS: 100 subscribers", OURS), 3),
     THOUSAND,

@@ -1,4 +1,6 @@
-"""The server of the benchmarks: `python benchmarks/sse_server.py [CERTIFICATE]`, streamGenerateContent and no more.
+"""The server of the benchmarks: `python benchmarks/sse_server.py [CERTIFICATE]`.
+
+It knows streamGenerateContent and an interaction, and no more.
 
 The rules:
 
@@ -9,6 +11,8 @@ The rules:
   the first stream and kept, so that the server's own time is small.
 - With a delay each event carries the moment it was sent, `usageMetadata.t_ns` (CLOCK_MONOTONIC, nanoseconds): a client
   on this machine can tell how late an event is.
+- `POST /interactions` answers at once with an id that repeats the script, `GET /interactions/ID` streams it: no delay,
+  a step of as many deltas as there are events, `event:` and `id:` lines and `event_id` on each.
 - `GET /conns` answers how many connections have come so far, its own included.
 - HTTP/1.1, kept alive. It is in no way strict: its clients are the programs of `peers/`.
 """
@@ -65,6 +69,29 @@ def at_once(events: int, size: int, *, lists: bool) -> list[bytes]:
     return [b"".join(chunks[at : at + CHUNKS_A_WRITE]) for at in range(0, events, CHUNKS_A_WRITE)]
 
 
+@functools.cache
+def interaction(deltas: int, size: int) -> list[bytes]:
+    """Return the stream of an interaction, in writes."""
+    created = {"id": f"bench-n{deltas}-d0-s{size}", "status": "in_progress"}
+    told: list[dict[str, object]] = [
+        {"event_type": "interaction.created", "interaction": created},
+        {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
+    ]
+    delta = {"type": "text", "text": "x" * size}
+    told += [{"event_type": "step.delta", "index": 0, "delta": delta} for _ in range(deltas)]
+    told.append({"event_type": "step.stop", "index": 0})
+    usage = {"total_input_tokens": 4, "total_output_tokens": deltas, "total_tokens": deltas + 4}
+    told.append(
+        {"event_type": "interaction.completed", "interaction": {"status": "completed", "usage": usage}}
+    )
+    chunks = []
+    for number, each in enumerate(told):
+        data = json.dumps({**each, "event_id": f"v1_{number}"}, separators=(",", ":"))
+        lines = f"event: {each['event_type']}\r\nid: v1_{number}\r\ndata: {data}\r\n\r\n".encode()
+        chunks.append(b"%x\r\n%s\r\n" % (len(lines), lines))
+    return [b"".join(chunks[at : at + CHUNKS_A_WRITE]) for at in range(0, len(chunks), CHUNKS_A_WRITE)]
+
+
 class Connections:
     """Serves connections, and counts them."""
 
@@ -85,9 +112,11 @@ class Connections:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = LENGTH.search(head)
-        if length:
-            await reader.readexactly(int(length[1]))
+        sent = await reader.readexactly(int(length[1])) if length else b""
         line = head.split(b"\r\n", 1)[0]
+        if b"/interactions" in line:
+            await self._interaction(writer, line + sent)
+            return
         work = WORK.search(line)
         if line.startswith(b"GET /conns"):
             body = str(self.count).encode()
@@ -103,6 +132,22 @@ class Connections:
                 for data in at_once(events, size, lists=work[4] is not None):
                     writer.write(data)
                     await writer.drain()
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _interaction(self, writer: asyncio.StreamWriter, request: bytes) -> None:
+        work = WORK.search(request)
+        if work is None:
+            writer.write(NOT_FOUND)
+        elif request.startswith(b"POST"):
+            told = b'{"id":"%s","object":"interaction","status":"in_progress"}' % work[0]
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % len(told) + told)
+        else:
+            writer.write(HEAD)
+            for data in interaction(int(work[1]), int(work[3])):
+                writer.write(data)
+                await writer.drain()
             writer.write(b"0\r\n\r\n")
         await writer.drain()
 

@@ -100,6 +100,30 @@ def one(work: Work) -> Figures:
     return figures
 
 
+def interaction(work: Work) -> Figures:
+    """The bare loop on an interaction's stream: the last line of each event is its data."""
+    loads = orjson.loads
+    figures = Figures(expected=work.events + 4)
+    http = session(work)
+    for number in range(work.repeat + 1):
+        meter = Meter()
+        counted, rest = 0, b""
+        event: Any = None
+        with http.get(work.interaction, headers=HEADERS, stream=True) as answer:
+            answer.raise_for_status()
+            for piece in answer.raw.stream(None):
+                *whole, rest = (rest + piece).split(b"\r\n\r\n")
+                for lines in whole:
+                    event = loads(lines.rpartition(b"\ndata: ")[2])
+                    counted += 1
+        sample = meter.stop(counted)
+        if rest or event["interaction"]["status"] != "completed":
+            raise ValueError("the answer is not whole")
+        if number:
+            figures.samples.append(sample)
+    return figures
+
+
 def short(work: Work) -> Figures:
     http = session(work)
     count(http, work)

@@ -24,6 +24,7 @@ from gemini_streams import (
     Gemini,
     ManagerActor,
     ManagerRef,
+    StartInteraction,
     StartStream,
     StreamComplete,
     StreamError,
@@ -123,6 +124,27 @@ def one(work: Work, counter: type[Counter | PlainCounter] = Counter) -> Figures:
             figures.samples.append(sample)
         for ref in refs:
             ref.stop()
+    return figures
+
+
+def interaction(work: Work) -> Figures:
+    """The same with an interaction: one event for its beginning, its step's, its step's end, its end."""
+    figures = Figures(expected=work.events + 4)
+    manager = start_manager(work)
+    if work.profile:
+        profile_stream_thread()
+    for number in range(work.repeat + 1):
+        ended = Countdown(1)
+        ref = Counter.start(ended)
+        meter = Meter()
+        manager.ask(StartInteraction(PROMPT, subscriber=ref))
+        ended.wait(work.until)
+        sample = meter.stop()
+        sample.events = ref.proxy().count.get()
+        figures.notes += ended.failed
+        if number:
+            figures.samples.append(sample)
+        ref.stop()
     return figures
 
 

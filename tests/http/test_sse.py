@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 
 import pytest
@@ -80,10 +81,31 @@ regular = st.builds(
     st.lists(st.sampled_from([b"{}", b'{"text": "hello"}', b"x" * 100]), max_size=30),
     st.sampled_from([b"\n", b"\r\n"]),
 )
+names = st.lists(
+    st.sampled_from([b"event: step.delta", b"id: v1_7", b"event: data: x", b"id: 7\rid: 8", b"event:x"]),
+    max_size=2,
+)
+named = st.builds(
+    lambda events, end: b"".join(
+        end.join([*before, b"data: " + payload, *behind]) + end + end for before, payload, behind in events
+    ),
+    st.lists(
+        st.tuples(
+            st.one_of(st.just([b"event: step.delta"]), st.just([b"event: a", b"id: 1"]), names),
+            st.sampled_from([b"{}", b'{"text": "data: no field"}', b"x" * 100, b""]),
+            st.one_of(st.just([]), st.just([b"id: 1"]), names),
+        ),
+        max_size=30,
+    ),
+    st.sampled_from([b"\n", b"\r\n"]),
+)
 places = st.lists(st.integers(min_value=0, max_value=4000), max_size=12)
 
 
-@given(st.one_of(bodies, regular, st.builds(lambda a, b, c: a + b + c, regular, bodies, regular)), places)
+mixed = st.builds(lambda *parts: b"".join(parts), regular, bodies, named, bodies, named)
+
+
+@given(st.one_of(bodies, regular, named, mixed), places)
 def test_any_cut_gives_whatwgs_events(body: bytes, points: list[int]) -> None:
     expected = reference(body)
     assert decode([body]) == expected
@@ -91,10 +113,17 @@ def test_any_cut_gives_whatwgs_events(body: bytes, points: list[int]) -> None:
     assert decode([body[i : i + 1] for i in range(len(body))]) == expected
 
 
-@given(st.integers(min_value=0, max_value=60), places, st.sampled_from([b"\n", b"\r\n", b"\r"]))
-def test_the_size_limit_is_the_same_in_any_cut(size: int, points: list[int], end: bytes) -> None:
-    body = (b"data: ok" + end + end) * 2 + b"data: " + b"x" * size + end + end + b"data: ok" + end + end
-    fits = size + 6 <= 50
+@given(
+    st.integers(min_value=0, max_value=60), places, st.sampled_from([b"\n", b"\r\n", b"\r"]), st.booleans()
+)
+def test_the_size_limit_is_the_same_in_any_cut(
+    size: int, points: list[int], end: bytes, with_name: bool
+) -> None:
+    name = b"event: a" if with_name else b""
+    start = name + end if name else b""
+    ok = start + b"data: ok" + end + end
+    body = ok * 2 + start + b"data: " + b"x" * size + end + end + ok
+    fits = len(name) + size + 6 <= 50
     for chunks in ([body], cut(body, points), [body[i : i + 1] for i in range(len(body))]):
         if fits:
             assert len(decode(chunks, 50)[0]) == 4
@@ -106,7 +135,7 @@ def test_the_size_limit_is_the_same_in_any_cut(size: int, points: list[int], end
             assert decoder.take() == [b"ok", b"ok"]
 
 
-@given(regular, st.integers(1, 5), st.integers(1, 200))
+@given(st.one_of(regular, named), st.integers(1, 5), st.integers(1, 200))
 def test_take_gives_every_event_once_in_order_and_within_the_room(body: bytes, count: int, room: int) -> None:
     decoder = Decoder(LIMIT)
     decoder.feed(body[:1])
@@ -132,6 +161,56 @@ def test_no_count_takes_nothing_and_the_first_event_always_fits() -> None:
     assert decoder.take(5, 4) == [b"12345"]
     assert decoder.take(5, 4) == [b"1"]
     assert decoder.next_size == 0
+
+
+@given(named, st.integers(1, 3))
+def test_an_event_that_comes_alone_is_the_same_in_the_short_way(body: bytes, reads: int) -> None:
+    """`only_event` gives what `feed` and `take` would, where it gives anything."""
+    end = b"\r\n\r\n" if b"\r\n" in body else b"\n\n"
+    chunks = [event + end for event in body.split(end)[:-1]]
+    decoder, events = Decoder(LIMIT), []
+    for at in range(0, len(chunks), reads):
+        chunk = b"".join(chunks[at : at + reads])
+        only = decoder.only_event(chunk)
+        if only is None:
+            decoder.feed(chunk)
+            events += decoder.take()
+        else:
+            events.append(only)
+    assert (events, decoder.end()) == reference(body)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        ([], []),
+        ([b"event: step.delta"], []),
+        ([b"event: step.delta", b"id: 7"], []),
+        ([b"id: 7"], [b"event: e"]),
+    ],
+    ids=["data", "event", "event and id", "around"],
+)
+def test_an_event_of_a_run_costs_a_few_calls(before: list[bytes], behind: list[bytes], end: bytes) -> None:
+    """Line by line it would be twenty; a read whose cuts lie anywhere ends one run and begins the next."""
+    event = end.join([*before, b"data: " + b"x" * 200, *behind]) + end + end
+    body = event * 2_000
+    calls = 0
+
+    def count(_frame: object, kind: str, _argument: object) -> None:
+        nonlocal calls
+        calls += kind in ("call", "c_call")
+
+    decoder, taken = Decoder(LIMIT), 0
+    sys.setprofile(count)
+    try:
+        for at in range(0, len(body), 16_001):
+            decoder.feed(body[at : at + 16_001])
+            taken += len(decoder.take())
+    finally:
+        sys.setprofile(None)
+    assert taken == 2_000
+    assert calls / taken < 5
 
 
 @pytest.mark.parametrize("digits", [1, 5_000, 50_000])

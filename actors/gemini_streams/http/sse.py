@@ -16,9 +16,9 @@ an event under way. A body that begins with `<` is a page: `UnexpectedResponseEr
 The decoder is bounded: an event whose lines are larger than `max_event_bytes` raises `EventTooLargeError`, in
 whatever cuts it comes. Any cut of the same bytes gives the same events.
 
-The mechanism: nearly every read of a real stream holds nothing but whole events of one `data: ` line each. Such a
-run is recognised by counting its line ends and split by one call, without a step per event. Everything else goes
-line by line through `_slowly`.
+The mechanism: nearly every read of a real stream holds nothing but whole events of one `data: ` line each, alone or
+with `event: ` and `id: ` lines around it. Such a run is recognised by counting its lines and split by one call or two
+(`_alone`, `_named`). Everything else goes line by line through `_slowly`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _BOM = b"\xef\xbb\xbf"
 _FIELDS = (b"event", b"id", b"retry")
 """What is left out, beside comments."""
 _PREFIX = b"data: "
+_NAMED = (b"event: ", b"id: ")
 
 
 class Decoder:
@@ -106,13 +107,15 @@ class Decoder:
             and not self._size
             and not self._skip_lf
             and self._next == len(self._ready)
-            and chunk.startswith(_PREFIX)
             and chunk.endswith(separator)
-            and chunk.count(b"\n") == 2
-            and chunk.count(b"\r") == len(separator) - 2
             and len(chunk) <= self._max
         ):
-            return chunk[6 : -len(separator)]
+            if chunk.startswith(_PREFIX):
+                if chunk.count(b"\n") == 2 and chunk.count(b"\r") == len(separator) - 2:
+                    return chunk[6 : -len(separator)]
+            elif chunk.startswith(_NAMED):
+                payloads = _named(chunk[: -len(separator)], separator, self._max)
+                return payloads[0] if payloads is not None and len(payloads) == 1 else None
         return None
 
     def feed(self, chunk: bytes) -> None:
@@ -121,28 +124,31 @@ class Decoder:
         Raises `EventTooLargeError`; the events before the large one can still be taken.
         """
         separator = self._separator
-        if not separator and self._at_start and chunk.startswith(_PREFIX):
+        if not separator and self._at_start and chunk.startswith((_PREFIX, *_NAMED)):
             line_end = chunk.find(b"\n")
-            if line_end > 0:  # a guess, which the counts below hold to
+            if line_end > 0:  # a guess, which the counts hold to
                 separator = b"\r\n\r\n" if chunk[line_end - 1] == 13 else b"\n\n"
+        if separator and (self._data is not None or self._size or self._skip_lf):
+            first = chunk.find(separator) + len(separator)
+            if len(separator) <= first < len(chunk):  # what is under way, and then perhaps a run
+                self._slowly(chunk[:first])
+                chunk = chunk[first:]
         if separator and self._data is None and not self._size and not self._skip_lf and separator in chunk:
             data = b"".join((self._tail, chunk)) if self._tail else chunk
             end = data.rfind(separator)
             if data.startswith(_PREFIX):
-                body = data[6:end]
-                payloads = body.split(separator + _PREFIX)
-                ends = 2 * (len(payloads) - 1)
-                if (
-                    body.count(b"\n") == ends
-                    and body.count(b"\r") == (ends if len(separator) == 4 else 0)
-                    and (len(body) + 6 <= self._max or max(map(len, payloads)) + 6 <= self._max)
-                ):
-                    self._keep(payloads)
-                    self._tail.clear()
-                    self._separator = separator
-                    self._at_start = False
-                    self._begun = True
-                    chunk = data[end + len(separator) :]
+                payloads = _alone(data[6:end], separator, self._max)
+            elif data.startswith(_NAMED):
+                payloads = _named(data[:end], separator, self._max)
+            else:
+                payloads = None
+            if payloads is not None:
+                self._keep(payloads)
+                self._tail.clear()
+                self._separator = separator
+                self._at_start = False
+                self._begun = True
+                chunk = data[end + len(separator) :]
         if b"\n" in chunk or b"\r" in chunk or self._at_start or self._skip_lf:
             self._slowly(chunk)
         else:
@@ -319,6 +325,60 @@ class Decoder:
         self._size = 0
         if stray.size:
             self._keep([stray.piece])
+
+
+def _alone(body: bytes, separator: bytes, most: int) -> list[bytes] | None:
+    """Return the data of events that are a `data: ` line each; `None` where there is anything else.
+
+    `body` begins behind the first `data: ` and ends before the last blank line.
+    """
+    payloads = body.split(separator + _PREFIX)
+    ends = 2 * (len(payloads) - 1)
+    if (
+        body.count(b"\n") == ends
+        and body.count(b"\r") == (ends if len(separator) == 4 else 0)
+        and (len(body) + 6 <= most or max(map(len, payloads)) + 6 <= most)
+    ):
+        return payloads
+    return None
+
+
+def _named(body: bytes, separator: bytes, most: int) -> list[bytes] | None:
+    """Return the data of events that are one `data: ` line each, and `event: ` or `id: ` lines.
+
+    `None` where there is anything else. `body` begins with one of the latter and ends before the last blank line.
+
+    Why the counts suffice: each line of `body` but the first follows an LF. Where the blank ones are one less than the
+    `data: ` lines, and these with the `event: ` and `id: ` lines are all the others, there are as many events as
+    `data: ` lines. A blank line stands behind each of those before the next comes, so each event has one.
+    """
+    first, *rest = body.split(b"\ndata: ")
+    datas = len(rest)
+    ends = body.count(b"\n")
+    lines = ends - datas + 2
+    names = 1 + body.count(b"\nevent: ")
+    if datas + names != lines and datas + names + body.count(b"\nid: ") != lines:
+        return None
+    if len(separator) == 4:
+        if body.count(b"\r") != ends or body.count(b"\r\n") != ends:
+            return None
+        first = first.removesuffix(b"\r")
+    elif b"\r" in body:
+        return None
+    last = rest.pop()
+    payloads = []
+    for part in rest:
+        payload, blank, _ = part.partition(separator)
+        if not blank:
+            return None
+        payloads.append(payload)
+    payloads.append(last)
+    if b"\n" in b"".join(payloads):
+        line_end = separator[: len(separator) // 2]
+        payloads = [payload.partition(line_end)[0] for payload in payloads]
+    if len(body) > most and max(map(len, body.split(separator))) > most:
+        return None
+    return payloads
 
 
 def _fitting(payloads: list[bytes], room: int) -> list[bytes]:

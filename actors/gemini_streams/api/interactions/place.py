@@ -199,6 +199,7 @@ class Tracker:
     __slots__ = (
         "_at_id",
         "_calls",
+        "_copied",
         "_done",
         "_figures",
         "_floor",
@@ -234,6 +235,7 @@ class Tracker:
         self.event_id = place.event_id
         self._floor = place.floor
         self._figures = place.figures.copy()
+        self._copied: Figures | None = place.figures
         self._at_id = place.figures_at_id
         self._told = place.told
         self._unknown = place.unknown
@@ -247,13 +249,16 @@ class Tracker:
 
     def place(self) -> Place:
         """Return the place behind what has been delivered."""
+        figures = self._copied
+        if figures is None:
+            figures = self._copied = self._figures.copy()
         return Place(
             self.interaction_id,
             self.attempt,
             self.sequence,
             self.event_id,
             self._floor,
-            self._figures.copy(),
+            figures,
             self._at_id,
             self._told,
             self._unknown,
@@ -264,6 +269,7 @@ class Tracker:
     def delivered(self, data: dict[str, Any]) -> None:
         """Take the next event that is delivered."""
         self.sequence += 1
+        self._copied = None
         try:
             delta = data["delta"]
             text = delta["text"]
@@ -279,7 +285,7 @@ class Tracker:
             event_id = data["event_id"]
             if isinstance(event_id, str) and event_id:
                 self.event_id = event_id
-                self._at_id = self._figures.copy()
+                self._at_id = self._copied = self._figures.copy()
                 self._unknown_at_id = self._unknown
 
     def _take(self, data: dict[str, Any]) -> None:

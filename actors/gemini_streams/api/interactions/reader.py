@@ -89,6 +89,10 @@ class Reader(abc.ABC):
         For each of them: whether it differs from the one that came, and its mark. Raises `Contradiction`.
         """
 
+    def _passes(self, data: dict[str, Any]) -> Mark | None:  # noqa: ARG002 - for readers that let some pass
+        """Return the mark of an event that is delivered as it came; `None`: `_new` decides."""
+        return None
+
     def answering(self) -> None:
         """Take note that the server has begun the answer that was asked for."""
         self._answered = True
@@ -104,18 +108,32 @@ class Reader(abc.ABC):
         for payload in payloads:
             if self.finish_reason is not None:
                 break
-            data, self._halves = self._decoded(payload)
+            data = self._decoded(payload)
             if data is None:
                 if self.broken is not None or self.error is not None:
                     break
                 continue
             self.count += 1
-            changed = self._put_together(data, payload)
-            if self.broken is not None:
-                break
-            usage = usage_of(data)
-            if usage is not None:
-                self.usage = usage
+            changed = False
+            if (
+                data["event_type"] != DELTA
+                or self._calls
+                or "metadata" in data  # where a delta may name tokens
+                or "interaction" in data
+            ):
+                changed = self._put_together(data, payload)
+                if self.broken is not None:
+                    break
+                usage = usage_of(data)
+                if usage is not None:
+                    self.usage = usage
+            elif not self._halves:  # nearly all events
+                mark = self._passes(data)
+                if mark is not None:
+                    events.append(data)
+                    kept.append(payload)
+                    marks.append(mark)
+                    continue
             try:
                 new = self._new(data)
             except Contradiction as contradiction:
@@ -132,10 +150,10 @@ class Reader(abc.ABC):
         self.resume_index += len(events)
         return events, kept
 
-    def _decoded(self, payload: bytes) -> tuple[dict[str, Any] | None, bool]:
+    def _decoded(self, payload: bytes) -> dict[str, Any] | None:
         """Decode a payload; `None` where it is no event: `error` and `broken` say what it is else."""
         data: Any
-        halves = False
+        self._halves = False
         try:
             try:
                 data = decode_plain(payload) if len(payload) < LARGE else decode_large(payload)
@@ -144,27 +162,27 @@ class Reader(abc.ABC):
             except TooDeepError:
                 raise
             except (ValueError, RecursionError):
-                data, halves = read(payload)
+                data, self._halves = read(payload)
         except TooDeepError as error:
             self.broken = MalformedEventError(f"event {self.count} of the interaction is {error}")
-            return None, False
+            return None
         except ValueError:
             if not is_nothing(payload):
                 self.broken = self._malformed(payload)
-            return None, False
+            return None
         if type(data) is dict:
             event_type = data.get("event_type")
             if type(event_type) is str and event_type != "error":
-                return data, halves
+                return data
             if event_type == "error" or "error" in data:
                 self.error = error_of(data) or {"message": ""}
-                return None, False
+                return None
             if not data:
-                return None, False
+                return None
         self.error = error_of(data)
         if self.error is None:
             self.broken = self._malformed(payload)
-        return None, False
+        return None
 
     def _malformed(self, payload: bytes) -> MalformedEventError:
         return MalformedEventError(

@@ -117,10 +117,16 @@ class _Looking(Reader):
             return self._course
         return self._course._replace(place=self._tracker.place(), usage=self.usage, breaks=0, looks=0)
 
+    def _passes(self, data: dict[str, Any]) -> Mark | None:
+        if not self._replay.passing:
+            return None
+        tracker = self._tracker
+        tracker.delivered(data)
+        self._fresh += 1
+        return tracker.interaction_id, tracker.place()
+
     def _new(self, data: dict[str, Any]) -> list[tuple[dict[str, Any], bool, Mark]]:
         replay = self._replay
-        if replay.passing and not self._halves:
-            return [self._delivered(data, another=False)]
         return [
             self._delivered(new, another=another) for new, another in replay.take(data, halves=self._halves)
         ]

@@ -70,10 +70,23 @@ class Contradiction(Exception):  # noqa: N818 - what it is; the stream's error f
 class Replay:
     """Reads the events of one GET's stream. `from_first`: that GET ignores the place's event id."""
 
-    __slots__ = ("_closed", "_done", "_fresh", "_halves", "_skip", "_stopped", "_told", "_want", "event_id")
+    __slots__ = (
+        "_closed",
+        "_done",
+        "_fresh",
+        "_halves",
+        "_skip",
+        "_stopped",
+        "_told",
+        "_want",
+        "event_id",
+        "passing",
+    )
 
     event_id: str | None
     """The id behind which to ask; `None`: from the first event."""
+    passing: bool
+    """Whether the next event passes as it is, unless it is an error or has half a character."""
 
     def __init__(self, place: Place, *, from_first: bool = False) -> None:
         self.event_id = None if from_first else place.event_id
@@ -92,21 +105,22 @@ class Replay:
         self._done = place.done
         self._fresh = False  # a unit was new
         self._halves = Halves()
-
-    @property
-    def passing(self) -> bool:
-        """Whether the next event passes as it is, unless it is an error or has half a character."""
-        return self._fresh and not self._want and not self._halves
+        self.passing = False
 
     def take(self, data: dict[str, Any], *, halves: bool = False) -> list[tuple[dict[str, Any], bool]]:
         """Return the new events that an event amounts to, and for each whether it is another than came.
 
         `halves`: its texts may have half characters. Then the event is changed in place. Raises `Contradiction`.
         """
+        found = self._taken(data, halves=halves)
+        self.passing = self._fresh and not self._want and not self._halves.held
+        return found
+
+    def _taken(self, data: dict[str, Any], *, halves: bool) -> list[tuple[dict[str, Any], bool]]:
         kind = data.get("event_type")
         if kind == "error":
             return []
-        if halves or self._halves:
+        if halves or self._halves.held:
             found: list[tuple[dict[str, Any], bool]] = []
             for each in self._halves.mend(data):
                 found += [(new, True) for new, _ in self._new(each)]

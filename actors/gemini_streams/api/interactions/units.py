@@ -207,13 +207,13 @@ def digest(value: Any, before: int) -> int:
 class Halves:
     """Mends the texts of one stream's events. Half a character waits for its other half."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("held",)
+
+    held: dict[tuple[int, str], str]
+    """The halves that wait, by step and kind of unit."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, str], str] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
+        self.held = {}
 
     def mend(self, data: dict[str, Any]) -> list[dict[str, Any]]:
         """Mend an event in place; return it, or none where it has only half a character, or one more in front of it.
@@ -227,23 +227,23 @@ class Halves:
             places = list(_places(data))
             for place, name, string in places:
                 place[name] = self._whole(index, string, place[name])
-            if kind == DELTA and places and index in {held[0] for held in self._held}:
+            if kind == DELTA and places and index in {held[0] for held in self.held}:
                 place, name, _ = places[0]
                 if not place[name] and len(data["delta"]) == 2:
                     return []
         elif kind in (STOP, COMPLETED):
-            for key in [key for key in self._held if kind == COMPLETED or key[0] == index]:
-                del self._held[key]
+            for key in [key for key in self.held if kind == COMPLETED or key[0] == index]:
+                del self.held[key]
                 before.append(delta_event(key[0], Unit(key[1], "\ufffd", None), "\ufffd"))
         mend(data)
-        if self._held:
+        if self.held:
             data.pop("event_id", None)
         return [*before, data]
 
     def _whole(self, index: int, kind: str, text: str) -> str:
-        text = self._held.pop((index, kind), "") + text
+        text = self.held.pop((index, kind), "") + text
         if text and "\ud800" <= text[-1] <= "\udbff":
-            self._held[index, kind] = text[-1]
+            self.held[index, kind] = text[-1]
             text = text[:-1]
         return mended(text)
 
