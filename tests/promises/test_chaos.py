@@ -1,4 +1,4 @@
-"""Many streams, every fault and every kind of death at random, and each history is judged.
+"""Many streams of both APIs, every fault and every kind of death at random, and each history is judged.
 
 All decisions come from a seed, before anything runs: `plan` says what is done when, `answer_to` what a stream's n-th
 request gets. A failing run names its seed; `CHAOS_SEED=… pytest tests/promises/test_chaos.py` decides the same again.
@@ -10,6 +10,8 @@ import contextlib
 import os
 import random
 import re
+import socket
+import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,12 +22,15 @@ import pytest
 
 from gemini_streams import (
     FROM_START,
+    EventsDropped,
     FlowControl,
     Gemini,
     GeminiStreamsError,
     ManagerActor,
     ManagerRef,
     RetryPolicy,
+    SlowSubscriberError,
+    StreamComplete,
     StreamEvent,
     StreamRestarting,
 )
@@ -40,8 +45,9 @@ from gemini_streams.testing import (
     check_history,
     trickle,
 )
+from kit import random_interactions as interactions
 from kit.helpers import BatchProbe, eventually
-from kit.scene import LAST, table_of
+from kit.scene import LAST, table_of, texts
 from pykka_supervisor import leaked_threads, supervisor_of
 from pykka_supervisor.testing import Probe, kill
 
@@ -70,6 +76,8 @@ KINDS = {
     "early": 2,
 }
 
+BOTH = KINDS | interactions.KINDS
+
 
 @dataclass(frozen=True)
 class Do:
@@ -81,13 +89,13 @@ class Do:
     how: tuple[Any, ...] = ()
 
 
-def plan(seed: int, streams: int, seconds: float) -> list[Do]:
+def plan(seed: int, streams: int, seconds: float, kinds: dict[str, int]) -> list[Do]:
     rng = random.Random(seed)
     todo = []
     for number in range(streams * 2):
         at = rng.uniform(0, 2) if number < streams else rng.uniform(2, seconds * 0.9)
         how: tuple[Any, ...] = (
-            rng.choices(list(KINDS), list(KINDS.values()))[0],
+            rng.choices(list(kinds), list(kinds.values()))[0],
             rng.randint(1, 3),  # subscribers
             rng.choice(["pause", "pause", "drop_oldest", "drop_newest", "disconnect"]),
             rng.choice([4, 16, 256]),  # window
@@ -105,6 +113,8 @@ def plan(seed: int, streams: int, seconds: float) -> list[Do]:
         "leave": 0.4,
         "kill subscriber": 0.7,
         "close idle": 1.5,
+        "reset connection": 0.1,
+        "resume": 0.1,
         "look": 0.2,
         "ask nonsense": 1.0,
         "kill many": 5.0,
@@ -123,6 +133,8 @@ def plan(seed: int, streams: int, seconds: float) -> list[Do]:
 
 def answer_to(seed: int, kind: str, number: int, nth: int) -> Any:
     """What the n-th request of a stream gets."""
+    if interactions.is_interaction(kind):
+        return interactions.answer_to(seed, kind, number, nth)
     rng = random.Random(f"{seed} {kind} {number} {nth}")
     if nth > 3 or rng.random() < 0.3:
         kind = "whole"
@@ -186,6 +198,8 @@ class Chaos:
     seen: Counter[str] = field(default_factory=Counter)
     slots: int = 100
     over: bool = False
+    resumed: dict[str, str] = field(default_factory=dict)
+    """The text that each stream has to have which began behind a cursor."""
 
     def run(self, todo: list[Do], slots: int) -> None:
         self.slots = slots
@@ -267,7 +281,11 @@ class Chaos:
         chosen = rng.sample(alive, count)
         members = self.members[stream_id] = [Subscribed(probe, left=True) for probe in chosen]
         options: dict[str, Any] = {"endpoint": self.refused} if refused else {}
-        self.manager.start_stream(
+        asks: Any = self.manager.start_stream
+        if interactions.is_interaction(kind):
+            asks = self.manager.start_interaction
+            options |= interactions.options_of(kind, rng)
+        asks(
             stream_id,
             stream_id=stream_id,
             subscriber=[probe.ref for probe in chosen],
@@ -282,6 +300,37 @@ class Chaos:
         )
         for member in members:
             member.left = False
+
+    def resume(self, do: Do) -> None:
+        """Begin a stream behind the cursor of an event that some subscriber has received."""
+        known = [name for name in self.members if interactions.is_interaction(name)]
+        if not known:
+            raise GeminiStreamsError("nothing is known yet")
+        stream_id = known[do.which % len(known)]
+        kind, number = _named(stream_id)
+        opener = self.members[stream_id][0]
+        received = [message for message in opener.probe.messages if message.stream_id == stream_id]
+        events = [message for message in received if isinstance(message, StreamEvent) and message.cursor]
+        voided = any(isinstance(m, EventsDropped) or getattr(m, "discard", False) for m in received)
+        alive = [probe for probe in self.probes if probe.ref.is_alive()]
+        if not events or voided:
+            raise GeminiStreamsError("it has no cursor")
+        at = events[do.how[0] % len(events)]
+        probe = alive[do.how[0] % len(alive)]
+        name = f"resumed {do.at}"
+        seen = sum(len(event.text) for event in events if event.sequence <= at.sequence)
+        member = Subscribed(probe, first=at.sequence + 1, left=True)
+        self.resumed[name] = interactions.text_of(self.seed, kind, number)[seen:]
+        self.members[name] = [member]
+        self.manager.resume_interaction(
+            cast("str", at.cursor),
+            stream_id=name,
+            subscriber=probe.ref,
+            cancel_on="never",
+            max_silence=interactions.MAX_SILENCE,
+            timeout=20,
+        )
+        member.left = False
 
     def kill_stream(self, do: Do) -> None:
         session = self.tables[-1].get(self.pick(do.which))
@@ -303,6 +352,8 @@ class Chaos:
 
     def join(self, do: Do) -> None:
         stream_id = self.pick(do.which)
+        if stream_id in self.resumed:
+            raise GeminiStreamsError("its start is not its interaction's")
         members = self.members[stream_id]
         known = {member.probe.ref.actor_urn for member in members}
         alive = [p for p in self.probes if p.ref.is_alive() and p.ref.actor_urn not in known]
@@ -333,6 +384,20 @@ class Chaos:
 
     def close_idle(self, _do: Do) -> None:
         self.gemini.close_idle()
+
+    def reset_connection(self, do: Do) -> None:
+        """Reset one of the connections that have an exchange under way."""
+        gemini = self.gemini
+
+        def reset() -> None:
+            busy = [connection for connection in gemini._book.connections if not connection.idle]
+            if busy:
+                connection: Any = busy[do.which % len(busy)]
+                under = connection._transport.get_extra_info("socket")
+                under.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.drop()
+
+        cast("Any", gemini._loop).call_soon_threadsafe(reset)
 
     def look(self, do: Do) -> None:
         stats = self.manager.get_stats(timeout=20)
@@ -388,18 +453,50 @@ class Chaos:
         with contextlib.suppress(AssertionError):  # check_history says whom
             eventually(again, timeout=20)
         by_probe.clear()
-        wrong = []
+        wrong: list[tuple[Any, Any]] = []
         for stream_id, members in self.members.items():
             for member in members:
                 told = by_probe.setdefault(id(member.probe), heard(member.probe)).get(stream_id, [])
                 ended = [stream_id] if (stream_id, member) in due else False
+                steps = self.steps(stream_id, member, told)
                 wrong += [
                     (violation, [_short(m) for m in told[max(0, violation.index - 5) : violation.index + 2]])
-                    for violation in check_history(told, after=member.after, first=member.first, ended=ended)
+                    for violation in check_history(
+                        told, after=member.after, first=member.first, ended=ended, steps=steps
+                    )
                 ]
+                wrong += self.otherwise_wrong(stream_id, member, told)
         assert not wrong, f"CHAOS_SEED={self.seed}: {len(wrong)} violations, the first: {wrong[:3]}"
         for table in self.tables:
             assert (table._running, len(table._waiting), table._watched) == (0, 0, {}), self.seed
+
+    def steps(
+        self, stream_id: str, member: Subscribed, told: list[Any]
+    ) -> dict[str, list[dict[str, Any]]] | None:
+        """The steps that a subscriber must have at the end of an interaction, where it was told all of it."""
+        if not interactions.is_interaction(stream_id) or not _had_all(member, told):
+            return None
+        if isinstance(told[-1], StreamComplete):
+            self.done["whole interactions"] += told[-1].ok
+        return {stream_id: interactions.steps_of(self.seed, *_named(stream_id))}
+
+    def otherwise_wrong(self, stream_id: str, member: Subscribed, told: list[Any]) -> list[tuple[str, Any]]:
+        """What `check_history` does not look at: needless POSTs, and the text behind a cursor."""
+        wrong: list[tuple[str, Any]] = []
+        resumable = interactions.is_interaction(stream_id) and "foreground" not in stream_id
+        last = told[-1] if told else None
+        to_the_end = isinstance(last, LAST) and not isinstance(
+            getattr(last, "error", None), SlowSubscriberError
+        )
+        there_at_first = member.first == 0 and member.after is None and not member.left
+        all_told = resumable and to_the_end and there_at_first
+        if all_told and self.seen[stream_id] > interactions.posts_told(told):
+            wrong.append((f"{stream_id}: {self.seen[stream_id]} POSTs", [_short(m) for m in told]))
+        if stream_id in self.resumed and told and isinstance(told[-1], StreamComplete) and told[-1].ok:
+            self.done["whole resumed"] += 1
+            if texts(told) != self.resumed[stream_id]:
+                wrong.append((f"{stream_id}: {texts(told)!r}", self.resumed[stream_id]))
+        return wrong
 
     def close(self) -> None:
         if self.manager.is_alive():
@@ -407,6 +504,18 @@ class Chaos:
         for probe in self.probes:
             if probe.ref.is_alive():
                 probe.stop()
+
+
+def _named(stream_id: str) -> tuple[str, int]:
+    """The kind and the number of a stream."""
+    kind, _, number = stream_id.rpartition(" ")
+    return kind, int(number)
+
+
+def _had_all(member: Subscribed, told: list[Any]) -> bool:
+    """Whether nothing of the stream was left out for this subscriber."""
+    began = member.after is FROM_START or (member.after is None and member.first == 0)
+    return began and bool(told) and not any(isinstance(message, EventsDropped) for message in told)
 
 
 def _short(message: Any) -> str:
@@ -418,13 +527,13 @@ def _short(message: Any) -> str:
     return repr(message)[:200]
 
 
-def _run(streams: int, seconds: float) -> Chaos:
+def _run(streams: int, seconds: float, kinds: dict[str, int]) -> Chaos:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 30))
     print(f"CHAOS_SEED={seed}")  # noqa: T201 - pytest shows it where the test fails
     with LocalGemini() as gemini:
         chaos = Chaos(seed, gemini)
         try:
-            chaos.run(plan(seed, streams, seconds), streams)
+            chaos.run(plan(seed, streams, seconds, kinds), streams)
         finally:
             chaos.close()
     eventually(lambda: not leaked_threads(), timeout=20, what=f"CHAOS_SEED={seed}: threads are left")
@@ -432,19 +541,26 @@ def _run(streams: int, seconds: float) -> Chaos:
 
 
 def test_the_same_seed_decides_the_same() -> None:
-    assert plan(7, 200, 20) == plan(7, 200, 20)
-    assert plan(7, 200, 20) != plan(8, 200, 20)
-    for kind in KINDS:
+    assert plan(7, 200, 20, BOTH) == plan(7, 200, 20, BOTH)
+    assert plan(7, 200, 20, BOTH) != plan(8, 200, 20, BOTH)
+    for kind in BOTH:
         assert repr(answer_to(7, kind, 3, 1)) == repr(answer_to(7, kind, 3, 1)) or kind == "trickle"
 
 
 @pytest.mark.timeout(120)
 def test_chaos() -> None:
-    chaos = _run(200, 18)
+    chaos = _run(200, 18, KINDS)
     assert chaos.done["kill stream"] > 300, chaos.done
+
+
+@pytest.mark.timeout(120)
+def test_chaos_with_interactions() -> None:
+    chaos = _run(100, 8, BOTH)
+    assert chaos.done["whole interactions"] > 20, chaos.done
+    assert chaos.done["whole resumed"] > 10, chaos.done
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_chaos_for_long() -> None:
-    _run(1000, 300)
+    _run(1000, 300, BOTH)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from gemini_streams import (
     FROM_START,
     Answer,
+    EventsDropped,
     FlowControl,
     InteractionFailedError,
     InteractionGoneError,
@@ -392,6 +393,23 @@ def test_content_that_is_lost_is_seen() -> None:
         history[at] = replace(history[at], data={**history[at].data, "delta": {"type": "text", "text": ""}})
 
     assert planted(lose) == [6]
+
+
+def test_a_step_whose_start_was_left_out_is_no_violation_and_its_repetition_is() -> None:
+    def leave_out(history: list[Any]) -> None:
+        at = next(
+            n for n, m in enumerate(history) if isinstance(m, StreamEvent) and "start" in str(m.event_type)
+        )
+        left: StreamEvent = history[at]
+        history[at] = EventsDropped(left.stream_id, left.attempt, left.sequence, 1)
+        history[-1] = replace(history[-1], events_count=history[-1].events_count - 1)
+
+    def leave_out_and_repeat(history: list[Any]) -> None:
+        leave_out(history)
+        _again(history, "step.stop")
+
+    assert planted(leave_out) == []
+    assert 6 in planted(leave_out_and_repeat)
 
 
 # -- wherever the server cuts

@@ -193,6 +193,7 @@ class _Stream:
             return
         if self._expected is not None and dropped.first_sequence != self._expected:
             wrong(3, f"EventsDropped begins at {dropped.first_sequence}; here {self._expected} is the next")
+        self.once.dropped(dropped)
         self._expected = dropped.first_sequence + dropped.count
 
     def _is_retired(self, attempt: int, sequence: int, what: str, wrong: _Wrong) -> bool:

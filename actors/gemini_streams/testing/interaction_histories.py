@@ -5,12 +5,12 @@ What one history can show:
 - Each step starts once, says nothing before its start or behind its stop, and stops once. `interaction.created` comes
   once, and nothing of the answer behind `interaction.completed`.
 - A break of one that can be resumed voids nothing: `resume_at` is the next sequence number, except where the server
-  has contradicted itself or has
-  forgotten the interaction.
+  has contradicted itself or has forgotten the interaction.
 - An answer that is complete has no step open.
 - Where the test knows the steps (`steps`), what stands is those steps, no letter more or less.
 
 For a subscriber that has not received the stream from its beginning, the steps that it saw the start of are judged.
+Where flow control has left events out, whatever they may have said counts as said.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from gemini_streams.api.chosen import Said, said_by, steps_of
 from gemini_streams.errors import InteractionGoneError, ReplayMismatchError
-from gemini_streams.messages import LastMessage, StreamComplete, StreamEvent, StreamRestarting
+from gemini_streams.messages import EventsDropped, LastMessage, StreamComplete, StreamEvent, StreamRestarting
 
 __all__ = ["OnceOnly"]
 
@@ -35,6 +35,7 @@ class OnceOnly:
         self._whole = whole
         self._marks: list[tuple[int, str, int]] = []  # (sequence, event type, step) of what stands
         self._said: list[tuple[int, Said]] = []
+        self._gaps: list[int] = []  # the first sequence number of each gap that stands
         self.seen = False
         """Whether it is an interaction's stream."""
         self.goes_on = False
@@ -58,13 +59,17 @@ class OnceOnly:
         if kind in ("step.delta", "step.stop"):
             if "step.stop" in before:
                 wrong(6, f"{kind} behind the stop of step {index}")
-            elif "step.start" not in before and self._whole:
+            elif "step.start" not in before and self._whole and not self._gaps:
                 wrong(6, f"{kind} before the start of step {index}")
         if kind != "step.delta":
             self._marks.append((event.sequence, kind, index))
         said = said_by(event.data)
         if said is not None:
             self._said.append((event.sequence, said))
+
+    def dropped(self, dropped: EventsDropped) -> None:
+        """Take a gap."""
+        self._gaps.append(dropped.first_sequence)
 
     def restarting(self, restart: StreamRestarting, expected: int | None, wrong: Wrong) -> None:
         """Take a restart; `expected`: the next sequence number."""
@@ -79,10 +84,11 @@ class OnceOnly:
             )
         self._marks = [mark for mark in self._marks if mark[0] < restart.resume_at]
         self._said = [said for said in self._said if said[0] < restart.resume_at]
+        self._gaps = [first for first in self._gaps if first < restart.resume_at]
 
     def end(self, last: LastMessage, wrong: Wrong) -> None:
         """Take the last message."""
-        if not self.seen or not isinstance(last, StreamComplete):
+        if not self.seen or self._gaps or not isinstance(last, StreamComplete):
             return
         started = {index for _, kind, index in self._marks if kind == "step.start"}
         stopped = {index for _, kind, index in self._marks if kind == "step.stop"}
