@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -437,6 +438,22 @@ def test_what_a_slow_subscriber_is_spared_counts_as_delivered(overflow: Any) -> 
         _, probe = begin(scene, flow=FlowControl(window=4, overflow=overflow))
         assert isinstance(probe.expect(LAST), StreamComplete)
         assert actions(scene).count("create") == 1
+
+
+def test_a_break_whose_events_become_void_before_they_are_read() -> None:
+    """Events and a restart behind them wait for a subscriber, and a second restart takes the events out again."""
+    awake = threading.Event()
+    with Scene() as scene, Probe(answer=lambda _: awake.wait(20)) as sleeper:
+        forgets = Interaction(cuts=[14], forget_after=1)
+        scene.gemini.on("why", Reply(WORDS[:20], interaction=forgets), Reply(WORDS[:20]))
+        flow = FlowControl(window=16, overflow="drop_oldest")
+        stream_id = scene.manager.start_interaction("why", subscriber=sleeper.ref, flow=flow)
+        scene.await_status(stream_id, "completed")
+        awake.set()
+        sleeper.expect(StreamComplete)
+        restarts = [m for m in sleeper.messages if isinstance(m, StreamRestarting)]
+        assert [(m.resume_at, m.discard) for m in restarts] == [(8, False), (0, True)]
+        assert check_history(sleeper.messages, ended=True) == []
 
 
 def test_a_hundred_at_once_through_cuts_and_kills() -> None:

@@ -15,7 +15,9 @@ The rules:
 - `count` and `size` are the events that wait and their bytes, those of a replay included. The events of a gap are
   gone: they count no more.
 - Two gaps never stand side by side: they are one.
-- A restart takes out all events and gaps at or behind its `resume_at`; the restarts before it stay.
+- A restart takes out all events and gaps at or behind its `resume_at`; the restarts before it stay. One of those that
+  goes on behind what was taken out is told as one that goes on there: the subscriber will never be given what lies
+  between.
 - `entries` is `None` until something waits: most subscribers keep up, and their backlog costs nothing.
 
 Used with the session's lock held.
@@ -26,6 +28,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from msgspec.structs import replace
 
 from gemini_streams.delivery.history import Replay
 from gemini_streams.messages import StreamEvent, StreamRestarting
@@ -194,6 +198,7 @@ class Backlog:
         """Take out what a restart at this sequence number makes void."""
         entries = self.entries
         told: list[Entry] = []
+        first: int | None = None  # what was taken out
         while entries:
             sequence, count, size, item = entries[-1]
             if not count:
@@ -202,6 +207,7 @@ class Backlog:
             if sequence + count <= resume_at:
                 break
             entries.pop()
+            first = max(sequence, resume_at)
             if isinstance(item, Replay):
                 void = count
                 size = item.cut(resume_at)
@@ -215,7 +221,7 @@ class Backlog:
                 entries.append((sequence, resume_at - sequence, 0, item))
                 break
         if entries is not None:
-            entries.extend(reversed(told))
+            entries.extend(_not_behind(entry, first) for entry in reversed(told))
 
     def add_restart(self, message: StreamRestarting) -> None:
         """Have the word of a restart wait, behind something that does."""
@@ -228,3 +234,11 @@ class Backlog:
         if isinstance(item, Replay):
             self.replay_count -= count
             self.replay_size -= size
+
+
+def _not_behind(entry: Entry, first: int | None) -> Entry:
+    """Return the entry of a restart, or of a `Piece`, that goes on at `first` at the latest."""
+    sequence, _, _, item = entry
+    if first is None or sequence <= first or not isinstance(item, StreamRestarting):
+        return entry
+    return first, 0, 0, replace(item, resume_at=first)
