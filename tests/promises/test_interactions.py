@@ -444,7 +444,7 @@ def test_a_break_whose_events_become_void_before_they_are_read() -> None:
     """Events and a restart behind them wait for a subscriber, and a second restart takes the events out again."""
     awake = threading.Event()
     with Scene() as scene, Probe(answer=lambda _: awake.wait(20)) as sleeper:
-        forgets = Interaction(cuts=[14], forget_after=1)
+        forgets = Interaction(cuts=[14], cut_by="cut", forget_after=1)
         scene.gemini.on("why", Reply(WORDS[:20], interaction=forgets), Reply(WORDS[:20]))
         flow = FlowControl(window=16, overflow="drop_oldest")
         stream_id = scene.manager.start_interaction("why", subscriber=sleeper.ref, flow=flow)
