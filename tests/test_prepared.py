@@ -13,6 +13,7 @@ import pytest
 
 from conftest import StartManager
 from gemini_streams import (
+    Gemini,
     InvalidRequestError,
     ManagerRef,
     StartStream,
@@ -23,6 +24,7 @@ from gemini_streams import (
     stream,
 )
 from gemini_streams.messages import StreamInfo
+from gemini_streams.testing import LocalGemini
 from kit.helpers import last_of
 from pykka_supervisor.mailbox import Envelope
 from pykka_supervisor.testing import Probe
@@ -218,3 +220,15 @@ def test_the_body_of_a_request_is_decoded_when_it_is_read(manager: StartManager,
         case StreamInfo(_, _, _, by_position):
             assert by_position == body
     last_of(probe)
+
+
+def test_an_endpoints_own_model_is_the_one_that_is_asked_for(
+    gemini: LocalGemini, manager: StartManager, probe: Probe
+) -> None:
+    own = Gemini(api_key="local-key", base_url=gemini.url, model="gemini-own")
+    ref = manager(model="gemini-of-the-manager")
+    for endpoint, model in ((own, "gemini-own"), (gemini.endpoint, "gemini-asked")):
+        ref.start_stream("why", subscriber=probe.ref, endpoint=endpoint, model="gemini-asked")
+        assert last_of(probe).ok
+        assert gemini.requests[-1].model == model
+        probe.messages.clear()

@@ -78,12 +78,14 @@ class Preparer:
         stream_id: Any = start.stream_id
         if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
             raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
+        target = self._target(options.endpoint)
+        if target.model is not None:
+            options = msgspec.structs.replace(options, model=target.model)
         request: Request
         if isinstance(start, StartStream):
             request = api.request(start.contents, options.config)
         else:
             options, request = self._interaction(start, options)
-        target = self._target(options.endpoint)
         if not isinstance(start, ResumeInteraction):
             model_path(options.model)
         return Prepared(

@@ -162,6 +162,7 @@ def test_base_urls(base_url: str | None, url: str | None) -> None:
         (None, None, None, f"{DEFAULT_BASE_URL}/v1beta"),
         (None, None, "", f"{DEFAULT_BASE_URL}/v1beta"),
         (None, None, "v1", f"{DEFAULT_BASE_URL}/v1"),
+        (None, None, "beta", f"{DEFAULT_BASE_URL}/v1beta"),
         (None, "v1alpha", "v1", f"{DEFAULT_BASE_URL}/v1alpha"),
         ("https://gateway.test/gemini", None, "v1beta2", "https://gateway.test/gemini/v1beta2"),
         ("https://gateway.test/v1beta", None, None, "https://gateway.test/v1beta"),
@@ -188,7 +189,7 @@ def test_a_version_that_cannot_be_one_is_refused(version: Any) -> None:
     with pytest.raises(InvalidRequestError, match="api_version must be a version like") as refusal:
         Gemini(api_key=KEY, api_version=version).resolve({})
     assert len(str(refusal.value)) < 200
-    if isinstance(version, str) and version:
+    if isinstance(version, str) and version not in ("", "beta"):
         with pytest.raises(InvalidRequestError, match="GOOGLE_GENAI_API_VERSION must be"):
             Gemini(api_key=KEY).resolve({"GOOGLE_GENAI_API_VERSION": version})
 
@@ -203,6 +204,16 @@ def test_a_version_is_part_of_the_value() -> None:
     assert one != other
     assert pickle.loads(pickle.dumps(one)) == one == copy.deepcopy(one)
     assert repr(one) == "Gemini(api_version='v1')"
+
+
+def test_an_endpoint_may_have_a_model_of_its_own() -> None:
+    endpoint = Gemini(api_key=KEY, model="gemini-x")
+    assert endpoint != Gemini(api_key=KEY)
+    assert repr(endpoint) == "Gemini(api_key='***', model='gemini-x')"
+    assert endpoint.resolve({}).model == "gemini-x"
+    assert endpoint.resolve({}) == Gemini(api_key=KEY).resolve({})
+    with pytest.raises(InvalidRequestError, match="is no model name"):
+        Gemini(api_key=KEY, model="../x").resolve({})
 
 
 BAD_URLS = [

@@ -465,3 +465,42 @@ def test_a_field_that_the_api_does_not_know_is_refused(gemini: LocalGemini, vers
     assert 'Unknown name "temperatur": Cannot find field.' in refused.json()["error"]["message"]
     for name in ("generationConfig", "generation_config"):
         assert post({"contents": contents, name: {}}).status_code == 200
+
+
+VERTEX = "publishers/google/models/gemini-test:streamGenerateContent?alt=sse"
+HI = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("root", "project", "location"),
+    [
+        ("v1beta1/projects/p1/locations/us-central1", "p1", "us-central1"),
+        ("v1/projects/p1/locations/global", "p1", "global"),
+        ("v1beta1", None, None),
+    ],
+)
+def test_vertex_ais_paths(gemini: LocalGemini, root: str, project: str | None, location: str | None) -> None:
+    url = f"{gemini.url}/{root}/{VERTEX}"
+    for headers, status in (
+        ({"Authorization": "Bearer local-token"}, 200),
+        ({"X-Goog-Api-Key": "local-key"}, 200),
+        ({"X-Goog-Api-Key": "another"}, 400),
+        ({"Authorization": "Bearer another"}, 401),
+        ({"Authorization": "Basic local-token"}, 401),
+        ({}, 401),
+    ):
+        answer = requests.post(url, json=HI, headers=headers, timeout=20)
+        assert answer.status_code == status, headers
+        assert status != 401 or answer.json()["error"]["status"] == "UNAUTHENTICATED"
+    first = gemini.requests[0]
+    assert (first.vertex, first.model, first.text) == (True, "gemini-test", "hi")
+    assert (first.project, first.location, first.token_number) == (project, location, 0)
+    assert "local-token" not in str([record.headers for record in gemini.requests])
+
+
+def test_a_token_is_nothing_to_the_developer_api(gemini: LocalGemini) -> None:
+    url = f"{gemini.url}/v1/models/gemini-test:streamGenerateContent?alt=sse"
+    answer = requests.post(url, json=HI, headers={"Authorization": "Bearer local-token"}, timeout=20)
+    assert answer.status_code == 403
+    answer = requests.post(url, json=HI, headers={"X-Goog-Api-Key": "local-key"}, timeout=20)
+    assert answer.status_code == 200

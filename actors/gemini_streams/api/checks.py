@@ -28,6 +28,7 @@ __all__ = [
     "checked_base",
     "checked_cert",
     "checked_headers",
+    "checked_model",
     "checked_proxies",
     "checked_verify",
     "checked_version",
@@ -89,6 +90,12 @@ def model_path(model: object) -> str:
     return name if "/" in name else f"models/{name}"
 
 
+def checked_model(model: object) -> str:
+    """Return an endpoint's own model's name; `InvalidRequestError` where it can be none."""
+    model_path(model)
+    return str(model)
+
+
 def checked_base(given: object, env: Environment) -> SplitResult:
     """Return the base URL of the argument, of the environment, or Google's."""
     where, text = "base_url", given
@@ -113,14 +120,16 @@ def checked_base(given: object, env: Environment) -> SplitResult:
     return url
 
 
-def checked_version(given: object, base: SplitResult, env: Environment) -> str:
-    """Return the API's version, `""` where the base URL ends in one."""
+def checked_version(given: object, base: SplitResult, env: Environment, default: str = API_VERSION) -> str:
+    """Return the API's version, `""` where the base URL ends in one. `default`: the service's beta."""
     where, version = "api_version", given
     in_base = _VERSION.fullmatch(base.path.rstrip("/").rpartition("/")[2])
     if given is None:
         if in_base:
             return ""
-        where, version = "GOOGLE_GENAI_API_VERSION", env.get("GOOGLE_GENAI_API_VERSION") or API_VERSION
+        where, version = "GOOGLE_GENAI_API_VERSION", env.get("GOOGLE_GENAI_API_VERSION") or default
+        if version == "beta":  # google-genai's word for it
+            version = default
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         shown = repr(version[:30]) if isinstance(version, str) else type(version).__name__
         raise InvalidRequestError(f"{where} must be a version like 'v1beta' or 'v1', not {shown}")

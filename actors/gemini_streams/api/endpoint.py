@@ -19,7 +19,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from gemini_streams.api.checks import (
@@ -28,13 +28,13 @@ from gemini_streams.api.checks import (
     checked_base,
     checked_cert,
     checked_headers,
+    checked_model,
     checked_proxies,
     checked_verify,
     checked_version,
     model_path,
     normal_url,
     refuse_plain_http,
-    shown_url,
 )
 from gemini_streams.api.credentials import Credentials, find_key
 from gemini_streams.api.scrub import MOST_WORDS, Scrubber, in_words
@@ -46,6 +46,7 @@ from gemini_streams.api.secret import (
     secrets_of_proxies,
     user_and_password_of,
 )
+from gemini_streams.api.value import Value, plain_path, plain_paths
 
 __all__ = ["Endpoint", "Gemini", "Target"]
 
@@ -62,7 +63,7 @@ class Endpoint(Protocol):
         """
 
 
-class Gemini:
+class Gemini(Value):
     """The Gemini Developer API.
 
     Immutable, equal and hashable by value. One that holds an `api_key`, headers or proxies does not pickle.
@@ -75,6 +76,7 @@ class Gemini:
         verify: Whether certificates are verified, or the path of a certificate bundle.
         allow_plain_http: Lets the key travel unencrypted to another machine.
         api_version: By default `GOOGLE_GENAI_API_VERSION`, then `v1beta`. Not for a base URL that ends in a version.
+        model: What this endpoint is asked for, whatever model the stream or the manager names.
         cert: A client certificate, as in requests: the path of a file with certificate and key, or the two paths. A
             key that is encrypted is refused.
 
@@ -88,14 +90,30 @@ class Gemini:
         "api_version",
         "base_url",
         "cert",
+        "model",
         "verify",
     )
+
+    _fields: ClassVar[tuple[str, ...]] = (
+        "api_key",
+        "base_url",
+        "_headers",
+        "_proxies",
+        "verify",
+        "allow_plain_http",
+        "api_version",
+        "model",
+        "cert",
+    )
+    _defaults: ClassVar[dict[str, Any]] = {"verify": True, "allow_plain_http": False}
+    _secrets: ClassVar[frozenset[str]] = frozenset({"api_key"})
 
     api_key: Secret | None
     base_url: str | None
     verify: bool | str
     allow_plain_http: bool
     api_version: str | None
+    model: str | None
     cert: str | tuple[str, str] | None
     _headers: Pairs | str | None
     _proxies: Pairs | str | None
@@ -109,64 +127,20 @@ class Gemini:
         verify: bool | str = True,  # noqa: FBT001, FBT002 - the name requests gave it, and its default
         allow_plain_http: bool = False,  # noqa: FBT001, FBT002 - allow_plain_http=True is how it is written
         api_version: str | None = None,
+        model: str | None = None,
         cert: str | tuple[str, str] | None = None,
     ) -> None:
-        put = functools.partial(object.__setattr__, self)
-        put("api_key", Secret(api_key) if isinstance(api_key, str) else api_key)
-        put("base_url", base_url)
-        put("_headers", hidden(headers))
-        put("_proxies", hidden(proxies))
-        put("verify", os.fspath(verify) if isinstance(verify, os.PathLike) else verify)
-        put("allow_plain_http", allow_plain_http)
-        put("api_version", api_version)
-        put("cert", _plain_paths(cert))
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"Gemini is immutable: make another one to change {name}")
-
-    __delattr__ = __setattr__  # type: ignore[assignment]
-
-    def _identity(self) -> tuple[object, ...]:
-        return (
-            self.api_key,
-            self.base_url,
-            self._headers,
-            self._proxies,
-            self.verify,
-            self.allow_plain_http,
-            self.api_version,
-            self.cert,
+        self._put(
+            api_key=Secret(api_key) if isinstance(api_key, str) else api_key,
+            base_url=base_url,
+            _headers=hidden(headers),
+            _proxies=hidden(proxies),
+            verify=plain_path(verify),
+            allow_plain_http=allow_plain_http,
+            api_version=api_version,
+            model=model,
+            cert=plain_paths(cert),
         )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Gemini) and other._identity() == self._identity()
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        shown: list[str] = []
-        if self.api_key is not None:
-            shown.append("api_key='***'")
-        if self.base_url is not None:
-            shown.append(f"base_url={shown_url(self.base_url)!r}")
-        for name, pairs in (("headers", self._headers), ("proxies", self._proxies)):
-            if pairs is not None:
-                shown.append(
-                    f"{name}={pairs if isinstance(pairs, str) else dict.fromkeys(dict(pairs), '***')}"
-                )
-        if self.verify is not True:
-            shown.append(f"verify={self.verify!r}")
-        if self.allow_plain_http:
-            shown.append("allow_plain_http=True")
-        if self.api_version is not None:
-            shown.append(f"api_version={self.api_version!r}")
-        if self.cert is not None:
-            shown.append(f"cert={self.cert!r}")
-        return f"Gemini({', '.join(shown)})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _gemini, self._identity()
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> Target:
         """Answer where requests go, from the arguments and the environment.
@@ -187,7 +161,8 @@ class Gemini:
         refuse_plain_http(base, proxies, allowed=self.allow_plain_http is True)
         version = checked_version(self.api_version, base, env)
         verify, cert = checked_verify(self.verify, env), checked_cert(self.cert)
-        return Target(normal_url(base), key, headers, proxies, verify, version, cert)
+        model = None if self.model is None else checked_model(self.model)
+        return Target(normal_url(base), key, headers, proxies, verify, version, cert, model=model)
 
 
 class Target:
@@ -205,6 +180,7 @@ class Target:
         "credentials",
         "host",
         "identity",
+        "model",
         "pool_key",
         "verify",
     )
@@ -221,6 +197,8 @@ class Target:
     identity: tuple[str, str]
     """Equal for targets that are one tenant of one service: the base URL, and a digest of key and headers."""
     credentials: Credentials
+    model: str | None
+    """What the endpoint is asked for, where it says so itself; no part of the target's value."""
     _fixed: dict[str, str | Secret]
     _hash: int
     _headers: Pairs
@@ -237,6 +215,8 @@ class Target:
         verify: bool | str = True,  # noqa: FBT001, FBT002 - the name requests gave it, and its default
         version: str = API_VERSION,
         cert: str | tuple[str, str] | None = None,
+        *,
+        model: str | None = None,
     ) -> None:
         url = urlsplit(base_url)
         put = functools.partial(object.__setattr__, self)
@@ -246,6 +226,7 @@ class Target:
         put("cert", cert)
         put("pool_key", (url.scheme, url.netloc, verify, cert, proxies))
         put("credentials", credentials)
+        put("model", model)
         put("_headers", headers)
         put("_proxies", proxies)
         put("_version", version)
@@ -316,25 +297,6 @@ class Target:
         for name, value in self._headers:
             yield from secrets_of_header(name.lower(), value.reveal())
         yield from secrets_of_proxies(self._proxies)
-
-
-def _gemini(*values: Any) -> Gemini:
-    """Rebuild an endpoint from a copy's or a pickle's values."""
-    endpoint = Gemini.__new__(Gemini)
-    for name, value in zip(
-        ("api_key", "base_url", "_headers", "_proxies", "verify", "allow_plain_http", "api_version", "cert"),
-        values,
-        strict=True,
-    ):
-        object.__setattr__(endpoint, name, value)
-    return endpoint
-
-
-def _plain_paths(cert: Any) -> Any:
-    """Return a client certificate with its paths as strings; what is none stays, and is refused by `resolve`."""
-    if isinstance(cert, list | tuple):
-        return tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in cert)
-    return os.fspath(cert) if isinstance(cert, os.PathLike) else cert
 
 
 def _fixed_headers(own: Pairs) -> dict[str, str | Secret]:

@@ -23,10 +23,10 @@ from http import HTTPStatus
 from typing import Literal, Protocol, cast
 
 from gemini_streams.testing import generate
-from gemini_streams.testing.interaction_calls import Call, call_of
+from gemini_streams.testing.interaction_calls import Call, call_of, place_of
 from gemini_streams.testing.interaction_options import Interaction
 from gemini_streams.testing.interactions import Interactions, Told, plan_of_interaction, worded
-from gemini_streams.testing.keys import wrong_key
+from gemini_streams.testing.keys import wrong_caller
 from gemini_streams.testing.masks import Masks
 from gemini_streams.testing.plans import PIECE, Plan, compressed, frame, head, plan_of
 from gemini_streams.testing.records import Book, Gate, RequestRecord, resolve
@@ -52,6 +52,7 @@ class Settings(Protocol):
     """What a test may change while the server runs."""
 
     keys: tuple[str, ...] | None
+    tokens: tuple[str, ...] | None
     pace: float
     interaction: Interaction
 
@@ -262,19 +263,21 @@ class Connection(asyncio.Protocol):
         headers = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:-2])
         }
-        key = headers.get("x-goog-api-key")
         target = re.sub(r"^https?://[^/]*", "", target)  # as a proxy would be asked
-        masks = Masks(target, headers, self._settings.keys or ())
+        keys, tokens = self._settings.keys, self._settings.tokens
+        masks = Masks(target, headers, (*(keys or ()), *(tokens or ())))
         record = RequestRecord(self._book.changed, self._number, masks.path, masks.headers, method)
         self._written = 0
         call = call_of(method, target)
         if call is None:
-            refusal = generate.refusal(method, target, record, key, self._settings.keys)
+            refusal = generate.refusal(method, target, record)
         else:
             record.action = call.action
             record.interaction_id = masks.body(target.encode(), call.interaction_id)
             record.last_event_id = masks.body(target.encode(), call.last_event_id)
-            refusal = wrong_key(record, key, self._settings.keys)
+            record.vertex, record.project, record.location = place_of(target)
+            refusal = None
+        refusal = refusal or wrong_caller(record, headers, keys, tokens)
         body, stall = await self._body(record, headers)
         if refusal is None and call is None:
             refusal = generate.decode(record, body, masks)

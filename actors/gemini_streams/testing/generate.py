@@ -1,4 +1,4 @@
-"""The server's side of streamGenerateContent: its URL, its keys, and the body of a request. Pure."""
+"""The server's side of streamGenerateContent: its URL and the body of a request. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 
 import msgspec
 
-from gemini_streams.testing.keys import wrong_key
 from gemini_streams.testing.masks import Masks
 from gemini_streams.testing.records import RequestRecord
 from gemini_streams.testing.replies import Failure
@@ -32,19 +31,30 @@ _KNOWN = frozenset(_FIELDS) | {re.sub(r"[A-Z]", lambda m: "_" + m[0].lower(), na
 """The fields of a request; the API takes both spellings."""
 
 
-def refusal(
-    method: str, target: str, record: RequestRecord, key: str | None, keys: tuple[str, ...] | None
-) -> Failure | None:
-    """Return the API's error for a request whose URL or key is wrong; else fill in the record's model."""
+_ADDRESS = re.compile(
+    r"/v1(?:alpha|beta)?/(?P<kind>models|tunedModels)/(?P<model>[^/:]+):streamGenerateContent"
+    r"|/v1(?:alpha|beta1?)?/(?:projects/(?P<project>[^/]+)/locations/(?P<location>[^/]+)/)?"
+    r"(?:publishers/(?P<publisher>[^/]+)/models/(?P<theirs>[^/:]+)|(?P<own>(?:models|endpoints)/[^/:]+))"
+    r":streamGenerateContent"
+)
+
+
+def refusal(method: str, target: str, record: RequestRecord) -> Failure | None:
+    """Return the API's error for a request whose URL is wrong; else fill in what the URL says in the record."""
     path, _, query = target.partition("?")
-    known = re.fullmatch(r"/v1(?:alpha|beta)?/(models|tunedModels)/([^/:]+):streamGenerateContent", path)
+    known = _ADDRESS.fullmatch(path)
     if known is None or method != "POST":
         return Failure(404, f"LocalGemini knows no {method} {path}.")
     record.action = "generate"
-    record.model = known[2] if known[1] == "models" else f"tunedModels/{known[2]}"
+    if known["kind"] is not None:
+        record.model = known["model"] if known["kind"] == "models" else f"tunedModels/{known['model']}"
+    else:
+        record.vertex = True
+        record.project, record.location = known["project"], known["location"]
+        record.model = known["theirs"] or known["own"]
     if "alt=sse" not in query.split("&"):
         return Failure(400, "LocalGemini streams with alt=sse only.")
-    return wrong_key(record, key, keys)
+    return None
 
 
 def decode(record: RequestRecord, body: bytes, masks: Masks) -> Failure | None:

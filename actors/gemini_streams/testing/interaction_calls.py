@@ -21,11 +21,12 @@ import msgspec
 from gemini_streams.testing.records import Action
 from gemini_streams.testing.replies import Failure
 
-__all__ = ["Call", "call_of", "calls_answered", "no_such", "refused", "text_of"]
+__all__ = ["Call", "call_of", "calls_answered", "no_such", "place_of", "refused", "text_of"]
 
 _ADDRESS = re.compile(
     r"/(?:v1|v1alpha|v1beta|v1beta1/projects/[^/]+/locations/[^/]+)/interactions(?:/([^/]+)(/cancel)?)?"
 )
+_PLACE = re.compile(r"/v[^/]+/projects/([^/]+)/locations/([^/]+)/")
 _FIELDS = frozenset(
     {
         "model",
@@ -63,6 +64,12 @@ class Call:
     include_input: bool = False
     masked: bool = False
     """It has `fields=`, which the service refuses."""
+
+
+def place_of(target: str) -> tuple[bool, str | None, str | None]:
+    """Return whether an address is Vertex AI's, and the project and location in it."""
+    found = _PLACE.match(target)
+    return (False, None, None) if found is None else (True, found[1], found[2])
 
 
 def call_of(method: str, target: str) -> Call | None:

@@ -1,6 +1,7 @@
 """LocalGemini: a Gemini on loopback, a real HTTP/1.1 server that tests, demos and examples run on.
 
-It speaks streamGenerateContent and the Interactions API; the same scripts answer both.
+It speaks streamGenerateContent and the Interactions API, at the paths of the Gemini Developer API (`v1`, `v1beta`) and
+of Vertex AI (with a project and a location, or as in Express mode); the same scripts answer all.
 
 One thread of its own runs everything on an event loop, one task a connection, so that thousands of connections cost
 little. Methods may be called from any thread. `close()` leaves no thread, no socket and no file.
@@ -37,7 +38,8 @@ class LocalGemini:
     """A Gemini on loopback: a context manager, or `start()` and `close()`.
 
     `tls=True`: over HTTPS, with a certificate authority made for the occasion (needs the extra `tls`).
-    `keys`: the API keys it takes; `None`: any. `pace`: seconds between two events where a reply names none.
+    `keys`: the API keys it takes. `tokens`: the access tokens it takes at Vertex AI's paths. `None`: any.
+    `pace`: seconds between two events where a reply names none.
     `interaction`: how its interactions behave where a reply does not say (`Interaction`).
     `sndbuf`, `rcvbuf`: the sockets' buffers in bytes, for tests of back-pressure. `port=0`: a free one.
     """
@@ -47,6 +49,7 @@ class LocalGemini:
         *,
         tls: bool = False,
         keys: Collection[str] | None = ("local-key",),
+        tokens: Collection[str] | None = ("local-token",),
         pace: float = 0.0,
         interaction: Interaction | None = None,
         sndbuf: int | None = None,
@@ -56,6 +59,7 @@ class LocalGemini:
         self.pace = pace
         self.interaction = interaction or Interaction()
         self.keys = tuple(keys) if keys is not None else None
+        self.tokens = tuple(tokens) if tokens is not None else None
         self.ca_file: str | None = None
         """With TLS: the file of the authority to trust, until `close()`."""
         self._tls = tls

@@ -57,6 +57,13 @@ class RequestRecord:
         """Names in lower case."""
         self.key_number: int | None = None
         """Which of the server's `keys` came with it."""
+        self.token_number: int | None = None
+        """Which of the server's `tokens` came with it."""
+        self.vertex = False
+        """Whether its path is Vertex AI's."""
+        self.project: str | None = None
+        """Of a path of Vertex AI; `None` in Express mode."""
+        self.location: str | None = None
         self.model = ""
         """The model's name, with `tunedModels/` in front where it is one; an interaction's agent where it has one."""
         self.body: Any = None
