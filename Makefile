@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SITE_VENV := .venv-site
 
-.PHONY: demo test test-browser test-pythons test-wheel lint types check ci docs soak fuzz bench bench-page bench-plots pykka-suite lock clean
+.PHONY: demo test test-browser test-pythons test-wheel lint types check ci docs soak fuzz live bench bench-page bench-plots pykka-suite lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
@@ -57,6 +57,11 @@ soak: $(READY)
 MINUTES ?= 5
 fuzz: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(CASE),--case $(CASE))
+
+# Questions to Google's own service whose answers nobody has documented; no test is among them. Wants a key in
+# GEMINI_API_KEY and costs a little. Some of them alone: `make live ASK="replay usage"`.
+live: $(READY)
+	@$(BIN)/python -m live $(ASK)
 
 # Every promise of performance against its peers, half an hour on two quiet cores; the figures go to build/bench.json.
 bench: $(READY)
