@@ -56,6 +56,7 @@ from gemini_streams.options import (
 from gemini_streams.positions import Position
 from gemini_streams.prepared import Prepared, Preparer, for_the_asker, named, one_ref, refused, several_refs
 from gemini_streams.streams.observed import Attach, Detach
+from gemini_streams.streams.registry import Sessions
 from gemini_streams.streams.session import Session
 from gemini_streams.tree import Tree
 from pykka_supervisor import (
@@ -253,7 +254,7 @@ class ManagerActor(SupervisedActor):
             GetStreamInfo: lambda m: self._table.find(named(m.stream_id)).info(),
             ListStreams: lambda _m: [session.stream_id for session in self._table.all()],
             GetStats: lambda _m: self._table.stats(),
-            Attach: lambda m: self._table.observed.add(m.tap),
+            Attach: self._attach,
             Detach: lambda m: self._table.observed.remove(m.tap),
         }
 
@@ -398,6 +399,10 @@ class ManagerActor(SupervisedActor):
         ref = one_ref(request.subscriber)
         session = self._table.get(named(request.stream_id))
         return session is not None and session.members.unsubscribe(ref.actor_urn)
+
+    def _attach(self, request: Attach) -> Sessions:
+        self._table.observed.add(request.tap)
+        return self._table
 
     def _drain(self, request: Drain, reply: Any) -> None:
         timeout = seconds("Drain.timeout", request.timeout, zero=True)

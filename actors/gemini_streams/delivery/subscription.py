@@ -170,6 +170,13 @@ class Subscription:
         """Whether an event of so many bytes fits, or, for 0, whether any might; one alone always does."""
         return not common_room((self,), size)[0]
 
+    def waiting(self) -> tuple[int, int]:
+        """Return how many events the subscriber has not handled yet, and their bytes."""
+        return (
+            self._sent - self._acked + self.backlog.count,
+            self._sent_bytes - self._acked_bytes + self.backlog.size,
+        )
+
     def takes(self, count: int, size: int) -> bool:
         """Whether so many events, `size` bytes together, can be put into the inbox at once."""
         in_flight = self._sent - self._acked

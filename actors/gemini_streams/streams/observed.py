@@ -32,7 +32,7 @@ from gemini_streams.safely import safely
 from pykka_supervisor.log import get_logger
 from pykka_supervisor.observe import Feed, Tap
 
-__all__ = ["Attach", "Detach", "Observed"]
+__all__ = ["Attach", "Detach", "Observed", "plain_tag"]
 
 _log = get_logger("gemini_streams.streams")
 
@@ -41,7 +41,7 @@ _MOST_OF_A_TAG = 200
 
 
 class Attach(msgspec.Struct, frozen=True):
-    """To the manager: tell this tap of all that happens from now on."""
+    """To the manager: tell this tap of all that happens from now on. Answered with the table of all streams."""
 
     tap: Any
 
@@ -65,7 +65,7 @@ class _Lines:
         """Write the line of a record."""
         known = {
             "stream_id": record.stream_id,
-            "tag": _shown(record.tag),
+            "tag": plain_tag(record.tag),
             "model": record.model,
             "attempt": record.attempt,
         }
@@ -98,8 +98,8 @@ class _Lines:
 _LINES = _Lines()
 
 
-def _shown(tag: Any) -> Any:
-    """Return what a line shows of a tag: a plain value, cut, or else the name of its type.
+def plain_tag(tag: Any) -> Any:
+    """Return what may be shown of a tag: a plain value, cut, or else the name of its type.
 
     Anything more would run code of the application's in the thread that writes all lines, and could show a prompt.
     """
