@@ -40,7 +40,7 @@ THINKS = {"thinking_summaries": "auto", "thinking_level": "low"}
 AGENT = "agent:"
 
 _BLOCK = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_AT_MOST = 1200.0
+PATIENCE = 120.0
 
 
 class RefusedError(Exception):
@@ -113,8 +113,9 @@ def strings_of(events: Iterable[Seen]) -> dict[tuple[int, str], str]:
 class Service:
     """The Interactions API."""
 
-    def __init__(self, target: Target, model: str, words: Sequence[str]) -> None:
+    def __init__(self, target: Target, model: str, words: Sequence[str], patience: float) -> None:
         self.model = model
+        self._patience = patience
         self.words = list(words)
         """Further arguments of the program."""
         self._target = target
@@ -211,7 +212,7 @@ class Service:
                 for name, value in headers.items()
             },
             stream=True,
-            timeout=(20, _AT_MOST),
+            timeout=(20, self._patience),
         )
 
     def _read(
@@ -225,10 +226,11 @@ class Service:
     ) -> Stream:
         stream, waiting = Stream(), b""
         with self._send(method, path, body, "text/event-stream") as response:
-            began = time.monotonic()
+            began = heard = time.monotonic()
             stream.status = response.status_code
             try:
                 for piece in response.iter_content(None):
+                    heard = time.monotonic()
                     *blocks, waiting = _BLOCK.split(waiting + piece)
                     for block in blocks:
                         _take(stream, block, time.monotonic() - began, on_event)
@@ -236,7 +238,9 @@ class Service:
                             return stream
                 stream.end = "clean"
             except requests.RequestException as error:
-                stream.end = type(error).__name__
+                silence = time.monotonic() - heard
+                silent = silence >= self._patience
+                stream.end = f"silent for {silence:.1f} s" if silent else type(error).__name__
             stream.rest += waiting
             stream.seconds = time.monotonic() - began
         return stream
@@ -249,7 +253,12 @@ def _take(stream: Stream, block: bytes, at: float, on_event: Callable[[Stream], 
     elif lines == [b"[DONE]"]:
         stream.done = True
     else:
-        stream.events.append(Seen(at, json.loads(b"\n".join(lines))))
+        try:
+            data = json.loads(b"\n".join(lines))
+        except ValueError:
+            stream.rest += block
+            return
+        stream.events.append(Seen(at, data))
         on_event(stream)
 
 
@@ -275,6 +284,12 @@ def run(question: str | None, ask: Ask, argv: Sequence[str] | None = None) -> in
     parser.add_argument(
         "words", nargs="*", help="models, or agents as agent:NAME, where the question is about them"
     )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE,
+        help=f"seconds of silence to wait for; {PATIENCE:g} by default",
+    )
     given = parser.parse_args(argv)
     try:
         target = Gemini().resolve()
@@ -282,7 +297,7 @@ def run(question: str | None, ask: Ask, argv: Sequence[str] | None = None) -> in
         print(NEEDS, file=sys.stderr)
         return 2
     print((question or "").partition("\n")[0])
-    with Service(target, given.model, given.words) as service:
+    with Service(target, given.model, given.words, given.patience) as service:
         try:
             for finding in ask(service):
                 print(f"- {finding}", flush=True)

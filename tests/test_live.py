@@ -140,6 +140,8 @@ def test_ten_minutes(findings: Findings) -> None:
     assert end == "then the body's end: clean"
     assert resource == "the resource says in_progress"
     assert again == "asked again (behind the newest id): 200, step.delta"
+    silent = findings("ten_minutes", "--patience", "0.2", pace=0.001, cut_seconds=0.03, cut_by="silent")
+    assert silent[2].startswith("then the body's end: silent for 0.")
     assert findings("ten_minutes")[0].startswith("no cut: the run has ended after ")
 
 
