@@ -9,7 +9,6 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import threading
 import time
@@ -21,9 +20,10 @@ from typing import IO, NamedTuple
 import pytest
 
 from gemini_streams.cli import local_script
-from gemini_streams.cli.command import INTERRUPTED, main
+from gemini_streams.cli.command import main
 from gemini_streams.cli.output import advice
 from gemini_streams.cli.panels import Panel
+from gemini_streams.cli.signals import INTERRUPTED, TERMINATED
 from gemini_streams.cli.wrapping import cells, wrapped
 from gemini_streams.errors import (
     APIError,
@@ -35,31 +35,10 @@ from gemini_streams.errors import (
 )
 from gemini_streams.messages import StreamEvent, StreamRestarting
 from gemini_streams.testing import Failure, LocalGemini, Reply, RequestRecord
-from kit.command import environment
+from kit.command import command, environment, run
 from kit.helpers import eventually
 
 NAMES = ("tides", "rain", "sailors", "salt", "nobody", "bees")
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-X", "dev", "-W", "error", "-m", "gemini_streams", *arguments]
-
-
-def run(
-    *arguments: str,
-    gemini: LocalGemini | None = None,
-    given: str | None = None,
-    more: dict[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        check=False,
-        capture_output=True,
-        text=True,
-        input=given,
-        timeout=30,
-        env=environment(gemini, more),
-    )
 
 
 class Terminal:
@@ -330,13 +309,13 @@ def shell(line: str, gemini: LocalGemini | None = None) -> subprocess.CompletedP
         ("$CLI demo --local >&-", 1, "standard output is closed"),
         ("$CLI ask why >/dev/full", 1, "No space left on device"),
         ("$CLI demo --local --plain >/dev/full", 1, "No space left on device"),
-        ("$CLI ask - <&-", 1, "standard input is closed"),
-        (r"printf '\377' | PYTHONUTF8=0 LC_ALL=C.UTF-8 $CLI ask -", 1, "UTF-8"),
-        ("$CLI ask $'\\377'", 1, "UTF-8"),
+        ("$CLI ask - <&-", 2, "standard input is closed"),
+        (r"printf '\377' | PYTHONUTF8=0 LC_ALL=C.UTF-8 $CLI ask -", 2, "UTF-8"),
+        ("$CLI ask $'\\377'", 2, "UTF-8"),
         ("$CLI ask why 2>&-", 0, ""),
         ("$CLI ask why 2>/dev/full", 0, ""),
-        ("$CLI ask '' 2>&-", 1, ""),
-        ("$CLI ask '' 2>/dev/full", 1, ""),
+        ("$CLI ask '' 2>&-", 2, ""),
+        ("$CLI ask '' 2>/dev/full", 2, ""),
         ("$CLI ask why | true; exit ${PIPESTATUS[0]}", 1, None),
         ("$CLI ask why 2> >(true)", 0, None),
         ("$CLI >&- 2>&-", 2, ""),
@@ -412,7 +391,7 @@ def test_ask_without_a_key_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("ask", ""), "contents"),
+        (("ask", ""), "prompt 1 is empty"),
         (("ask", "why", "--model", "no model/../at all"), "is no model name"),
         (("demo", "--model", "?"), "is no model name"),
     ],
@@ -421,8 +400,9 @@ def test_what_cannot_be_right_is_refused_in_one_line(
     gemini: LocalGemini, arguments: tuple[str, ...], said: str
 ) -> None:
     done = run(*arguments, gemini=gemini)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert said in last_line(done)
+    assert gemini.requests == []
 
 
 def test_ask_says_what_the_api_said_and_what_to_do(gemini: LocalGemini) -> None:
@@ -465,7 +445,13 @@ def test_an_answer_that_is_not_whole_is_told(gemini: LocalGemini, reply: Reply, 
     assert said in last_line(done)
 
 
-def test_ctrl_c_ends_ask_while_the_server_is_silent(gemini: LocalGemini) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, INTERRUPTED, b"interrupted"), (signal.SIGTERM, TERMINATED, b"terminated")],
+)
+def test_a_signal_ends_ask_while_the_server_is_silent(
+    gemini: LocalGemini, number: int, code: int, said: bytes
+) -> None:
     gemini.on("silent", Reply("one two", hold_after=1))
     process = subprocess.Popen(
         command("ask", "silent"),
@@ -476,10 +462,11 @@ def test_ctrl_c_ends_ask_while_the_server_is_silent(gemini: LocalGemini) -> None
     with process:
         out: IO[bytes] = process.stdout  # type: ignore[assignment]
         assert out.read(3) == b"one"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest, err = process.communicate(timeout=20)
-    assert (process.returncode, rest) == (INTERRUPTED, b"\n")
-    assert err.endswith(b"gemini_streams: interrupted\n")
+    assert (process.returncode, rest) == (code, b"\n")
+    assert err.endswith(b"gemini_streams: " + said + b"\n")
+    assert b"Traceback" not in err
     gemini.requests[0].wait_closed()
     assert gemini.requests[0].client_closed
 
@@ -499,14 +486,17 @@ def test_what_a_model_says_does_not_steer_the_terminal(
 # -- arguments and words ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("demo", "--help"), ("ask", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("demo", "--help"), ("ask", "--help"), ("serve-local", "--help"), ("--version",)],
+)
 def test_help_is_there(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert "gemini" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [(), ("dance",), ("ask",), ("ask", "a", "b")])
+@pytest.mark.parametrize("arguments", [(), ("dance",), ("batch", "a"), ("ask", "a", "--sytem", "b")])
 def test_wrong_arguments_are_2(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == 2

@@ -1,8 +1,10 @@
-"""The environment of a command that a test runs."""
+"""A command that a test runs, and its environment."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 from gemini_streams.testing import LocalGemini
 
@@ -15,3 +17,24 @@ def environment(gemini: LocalGemini | None = None, more: dict[str, str] | None =
     if gemini is not None:
         clean |= {"GEMINI_API_KEY": "local-key", "GOOGLE_GEMINI_BASE_URL": gemini.url}
     return clean | (more or {})
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-X", "dev", "-W", "error", "-m", "gemini_streams", *map(str, arguments)]
+
+
+def run(
+    *arguments: object,
+    gemini: LocalGemini | None = None,
+    given: str | None = None,
+    more: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        check=False,
+        capture_output=True,
+        text=True,
+        input=given,
+        timeout=30,
+        env=environment(gemini, more),
+    )

@@ -7,55 +7,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gemini_streams.api.endpoint import Gemini
 from gemini_streams.cli.batch_files import BatchError, Output, line_of, read_keys, requests_of
 from gemini_streams.cli.output import SPARE_TIME, complain, count
 from gemini_streams.cli.progress import Progress, progress
+from gemini_streams.cli.signals import TERMINATED, Terminated
 from gemini_streams.iterate import answers
 from gemini_streams.manager import ManagerActor
 from gemini_streams.messages import StreamComplete
 from gemini_streams.options import RetryPolicy
 
-__all__ = ["TERMINATED", "run_batch"]
+__all__ = ["run_batch"]
 
-TERMINATED = 143
-_USAGE = 2
 _DAY = 86_400.0
-
-
-class _Terminated(BaseException):
-    """SIGTERM has come."""
 
 
 def run_batch(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     source, target = Path(options.input), Path(options.output)
-    with contextlib.ExitStack() as clearing:
-        try:
-            if options.at_once < 1:
-                raise BatchError("--at-once is 1 or more")  # noqa: TRY301 - all that is said before it begins
-            if source.resolve() == target.resolve() or (target.exists() and source.samefile(target)):
-                raise BatchError("the output would overwrite the input: give another file")  # noqa: TRY301
-            keys = read_keys(source)
-            endpoint = Gemini()
-            endpoint.resolve()  # a missing key is told before the output is made
-            output = Output(target)
-        except BatchError as error:
-            complain(str(error))
-            return _USAGE
-        clearing.callback(output.close)
-        clearing.enter_context(_termination())
+    if options.at_once < 1:
+        raise BatchError("--at-once is 1 or more")
+    if source.resolve() == target.resolve() or (target.exists() and source.samefile(target)):
+        raise BatchError("the output would overwrite the input: give another file")
+    keys = read_keys(source)
+    endpoint = Gemini()
+    endpoint.resolve()  # a missing key is told before the output is made
+    with contextlib.closing(Output(target)) as output:
         try:
             return _run(options, source, set(keys), output, endpoint)
-        except _Terminated:
+        except Terminated:
             complain("terminated; the same command goes on from here")
             return TERMINATED
 
@@ -91,21 +74,3 @@ def _run(options: argparse.Namespace, source: Path, keys: set[str], output: Outp
         parts += [f"{failed} failed: the same command asks them again"] if failed else []
         complain(f"{', '.join(parts)}; {time.monotonic() - began:.1f} s")
     return 1 if failed or output.not_whole else 0
-
-
-@contextlib.contextmanager
-def _termination() -> Iterator[None]:
-    """Let SIGTERM end the command in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(*_: Any) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-        sys.stdout.flush()

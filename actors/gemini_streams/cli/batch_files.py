@@ -23,7 +23,8 @@ from typing import Any
 import msgspec
 
 from gemini_streams.answer import Answer
-from gemini_streams.errors import APIError, GeminiStreamsError, InvalidRequestError
+from gemini_streams.cli.output import UsageError, fields_of
+from gemini_streams.errors import InvalidRequestError
 from gemini_streams.messages import StartStream, StreamComplete
 
 __all__ = ["BatchError", "Output", "line_of", "read_keys", "requests_of"]
@@ -31,8 +32,8 @@ __all__ = ["BatchError", "Output", "line_of", "read_keys", "requests_of"]
 _BESIDE = frozenset({"contents", "model", "generationConfig", "generation_config"})
 
 
-class BatchError(Exception):
-    """A file is not as it should be; the command ends with 2."""
+class BatchError(UsageError):
+    """A file is not as it should be."""
 
 
 def read_keys(source: Path) -> list[str]:
@@ -78,17 +79,11 @@ def line_of(key: str, answer: Answer) -> bytes:
             response["usageMetadata"] = answer.usage
         said: dict[str, Any] = {"key": key, "response": response}
     else:
-        said = {"key": key, "error": _status(answer.error or InvalidRequestError("no answer"))}
+        said = {"key": key, "error": fields_of(answer.error or InvalidRequestError("no answer"))}
     try:
         return msgspec.json.encode(said) + b"\n"
     except (OverflowError, ValueError):  # an integer of any length, in a function call
         return json.dumps(said).encode() + b"\n"
-
-
-def _status(error: GeminiStreamsError) -> dict[str, Any]:
-    if isinstance(error, APIError):
-        return {"code": error.code, "status": error.status, "message": str(error)}
-    return {"status": type(error).__name__, "message": str(error)}
 
 
 def _lines(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:

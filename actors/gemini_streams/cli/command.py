@@ -1,7 +1,7 @@
 """The command line: its arguments, and what comes of errors. Each command has a file of its own.
 
-- Exit codes: 0 as it should be, 1 not so (with one line on standard error), 2 wrong arguments, 130 interrupted,
-  143 terminated (`batch`).
+- Exit codes: 0 as it should be, 1 not so (with one line on standard error), 2 an argument or a file that it names is
+  wrong and nothing was asked, 130 interrupted, 143 terminated. A signal ends `serve-local` with 0: it is the only end.
 - Where standard output is closed nothing is asked. Where it cannot be written any more, the command ends with 1; a
   reader that has left needs no line about it. No way of ending shows a traceback.
 """
@@ -18,13 +18,16 @@ from collections.abc import Sequence
 from gemini_streams.cli.ask import run_ask
 from gemini_streams.cli.batch import run_batch
 from gemini_streams.cli.demo import run_demo
-from gemini_streams.cli.output import advice, complain, mute, name_of
-from gemini_streams.errors import GeminiStreamsError
+from gemini_streams.cli.output import UsageError, advice, complain, mute, name_of
+from gemini_streams.cli.scenarios import SCENARIOS
+from gemini_streams.cli.serve_local import run_serve_local
+from gemini_streams.cli.signals import INTERRUPTED, TERMINATED, Terminated, termination
+from gemini_streams.errors import GeminiStreamsError, InvalidRequestError
 from gemini_streams.options import DEFAULT_MODEL
 
-__all__ = ["INTERRUPTED", "main"]
+__all__ = ["main"]
 
-INTERRUPTED = 130
+_USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,14 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
+    except Terminated:
+        complain("terminated")
+        return TERMINATED
+    except (UsageError, InvalidRequestError) as error:
+        complain(str(error))
+        return _USAGE
     except GeminiStreamsError as error:
         complain(f"{name_of(error)}{error}{advice(error)}")
     except BrokenPipeError:  # the reader of our output has left
         pass
     except OSError as error:
         complain(error.strerror or str(error))
-    except UnicodeDecodeError:
-        complain("standard input is no text in UTF-8")
     mute(sys.stdout)
     return 1
 
@@ -59,7 +66,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise
     if sys.stdout is None:  # Python's word for a closed one
         raise OSError(errno.EBADF, "standard output is closed: there is nowhere to write to")
-    code: int = options.run(options)
+    with termination():
+        code: int = options.run(options)
     sys.stdout.flush()
     return code
 
@@ -73,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     version = importlib.metadata.version("gemini-streams")
     parser.add_argument("--version", action="version", version=f"gemini-streams {version}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="demo | ask | batch")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="demo | ask | batch | serve-local"
+    )
 
     demo = commands.add_parser(
         "demo",
@@ -90,12 +100,39 @@ def _parser() -> argparse.ArgumentParser:
 
     ask = commands.add_parser(
         "ask",
-        help="stream one answer to standard output",
-        description="Streams one answer to standard output and says everything else on standard error. Exit code 0:"
-        " the answer is whole; 1: it is not, and one line says why. A failure is tried again only while nothing of"
-        " the answer has been printed, since what is printed cannot be taken back.",
+        help="stream one answer, or the answers to several prompts, to standard output",
+        description="Streams one answer to standard output and says everything else on standard error. Several prompts"
+        " are answered at once, and printed whole and in order, each under a heading. Prompts are the arguments, then"
+        " the files; where there is neither, standard input is the prompt. Exit code 0: every answer is whole; 1: some"
+        " are not, and one line says why; 2: an argument or a file is wrong, and nothing was asked; 130, 143:"
+        " interrupted, terminated.",
     )
-    ask.add_argument("prompt", help="what to ask; - reads it from standard input")
+    ask.add_argument(
+        "prompts", nargs="*", metavar="PROMPT", help="what to ask; - reads it from standard input"
+    )
+    ask.add_argument(
+        "-f",
+        "--file",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a file that is one more prompt; repeatable",
+    )
+    ask.add_argument("--system", metavar="TEXT", help="the system instruction of every prompt")
+    ask.add_argument(
+        "--config",
+        metavar="JSON|@FILE",
+        help="the generation config, as '{\"temperature\": 0.2}' or @config.json",
+    )
+    ask.add_argument("--json", action="store_true", help="print a line of JSON a prompt, not text")
+    ask.add_argument("--quiet", action="store_true", help="print the answers' text alone, and errors")
+    ask.add_argument(
+        "--at-once",
+        type=int,
+        default=20,
+        metavar="N",
+        help="how many prompts run at once (default: %(default)s)",
+    )
     _model_option(ask)
     ask.set_defaults(run=run_ask)
 
@@ -117,6 +154,27 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--quiet", action="store_true", help="no progress and no sum on standard error")
     _model_option(batch)
     batch.set_defaults(run=run_batch)
+
+    named = "; ".join(f"{name}: {words}" for name, (words, _) in SCENARIOS.items())
+    serve = commands.add_parser(
+        "serve-local",
+        help="a Gemini on this machine for other programs; needs no key",
+        description="Listens until Ctrl-C or SIGTERM, and answers streamGenerateContent and the Interactions API as"
+        " a scenario says. It prints its URL, and on standard error each request.",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=0, help="the port; 0, the default, takes a free one")
+    serve.add_argument(
+        "--pace", type=float, default=0.0, metavar="SECONDS", help="between two events (default: 0)"
+    )
+    serve.add_argument(
+        "--scenario",
+        action="append",
+        metavar="NAME|FILE.json",
+        help=f"what to answer; repeatable, and the first that fits a prompt counts. {named}",
+    )
+    serve.add_argument("--quiet", action="store_true", help="tell of no request")
+    serve.set_defaults(run=run_serve_local)
     return parser
 
 

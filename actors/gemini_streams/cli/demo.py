@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import queue
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import pykka
 from gemini_streams.api.endpoint import Gemini
 from gemini_streams.cli.lines import Lines, View
 from gemini_streams.cli.local_script import script
-from gemini_streams.cli.output import SPARE_TIME, count, one_line, say
+from gemini_streams.cli.output import SPARE_TIME, count, one_line, say, silent_log
 from gemini_streams.cli.panels import Panel, end_of, panels_to_show
 from gemini_streams.cli.screen import Screen
 from gemini_streams.errors import MissingCredentialsError
@@ -52,9 +51,7 @@ class _Reader(pykka.ThreadingActor):
 def run_demo(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     with contextlib.ExitStack() as clearing:
-        log = logging.getLogger("gemini_streams")
-        clearing.callback(log.setLevel, log.level)
-        log.setLevel(logging.ERROR)  # a stream that fails is told by its panel
+        clearing.enter_context(silent_log())
         endpoint = Gemini()
         try:
             where = "" if options.local else endpoint.resolve().base_url

@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from datetime import datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 from gemini_streams.errors import (
     APIError,
@@ -20,10 +22,39 @@ from gemini_streams.errors import (
     MissingCredentialsError,
 )
 
-__all__ = ["SPARE_TIME", "advice", "complain", "count", "mute", "name_of", "one_line", "printable", "say"]
+__all__ = [
+    "SPARE_TIME",
+    "UsageError",
+    "advice",
+    "complain",
+    "count",
+    "fields_of",
+    "mute",
+    "name_of",
+    "one_line",
+    "printable",
+    "say",
+    "silent_log",
+]
 
 SPARE_TIME = 10.0
 """Seconds that a command waits for its actors to end."""
+
+
+class UsageError(Exception):
+    """An argument, or a file that it names, is wrong. Nothing was asked; the command ends with 2."""
+
+
+@contextlib.contextmanager
+def silent_log() -> Iterator[None]:
+    """Leave out the log's warnings: the command tells of a stream that fails itself."""
+    log = logging.getLogger("gemini_streams")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def say(text: str) -> None:
@@ -77,6 +108,13 @@ def advice(error: GeminiStreamsError) -> str:
             return " (try again)"
         case _:
             return ""
+
+
+def fields_of(error: GeminiStreamsError) -> dict[str, Any]:
+    """Return an error as it stands in a line of JSON, in Google's words where it is an answer of the API."""
+    if isinstance(error, APIError):
+        return {"code": error.code, "status": error.status, "message": str(error)}
+    return {"status": type(error).__name__, "message": str(error)}
 
 
 def one_line(text: str) -> str:

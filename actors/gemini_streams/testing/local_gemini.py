@@ -41,7 +41,8 @@ class LocalGemini:
     `keys`: the API keys it takes. `tokens`: the access tokens it takes at Vertex AI's paths. `None`: any.
     `pace`: seconds between two events where a reply names none.
     `interaction`: how its interactions behave where a reply does not say (`Interaction`).
-    `sndbuf`, `rcvbuf`: the sockets' buffers in bytes, for tests of back-pressure. `port=0`: a free one.
+    `sndbuf`, `rcvbuf`: the sockets' buffers in bytes, for tests of back-pressure. `port=0`: a free one. `host`: the
+    address to listen at; anyone who reaches it is answered.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class LocalGemini:
         sndbuf: int | None = None,
         rcvbuf: int | None = None,
         port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         self.pace = pace
         self.interaction = interaction or Interaction()
@@ -64,7 +66,7 @@ class LocalGemini:
         """With TLS: the file of the authority to trust, until `close()`."""
         self._tls = tls
         self._sndbuf, self._rcvbuf = sndbuf, rcvbuf
-        self._port = port
+        self._host, self._port = host, port
         self._book = Book()
         self._script = Script(self._book.changed)
         self._interactions = Interactions(self._book)
@@ -81,15 +83,18 @@ class LocalGemini:
         if self._thread is not None:
             raise RuntimeError("this LocalGemini was started before; make a new one")
         context: ssl.SSLContext | None = None
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         if self._tls:
             context, self.ca_file = make_authority()
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             for option, size in ((socket.SO_SNDBUF, self._sndbuf), (socket.SO_RCVBUF, self._rcvbuf)):
                 if size is not None:
                     listener.setsockopt(socket.SOL_SOCKET, option, size)
-            listener.bind(("127.0.0.1", self._port))
+            listener.bind(address)
             listener.listen(4096)
             listener.setblocking(False)
         except BaseException:
@@ -157,8 +162,9 @@ class LocalGemini:
 
     @property
     def url(self) -> str:
-        """The base URL."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+        """The base URL; on this machine, where it listens at every address."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._host, self._host)  # noqa: S104
+        return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     @property
     def endpoint(self) -> Gemini:
