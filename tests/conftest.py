@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import pytest
 from hypothesis import settings
@@ -15,9 +15,6 @@ from gemini_streams.testing import LocalGemini
 from kit.helpers import BatchProbe
 from kit.leftovers import Before
 from pykka_supervisor.testing import Probe, TestClock, flush_logs
-
-if TYPE_CHECKING:
-    from gemini_streams import Gemini
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every program they start.
@@ -31,7 +28,7 @@ settings.load_profile("crowded")
 class StartManager(Protocol):
     """The fixture `manager`: starts one with these options, on the local Gemini, and ends it after the test."""
 
-    def __call__(self, *, endpoint: Gemini = ..., **options: Any) -> ManagerRef: ...
+    def __call__(self, *, endpoint: Any = ..., **options: Any) -> ManagerRef: ...
 
 
 def pytest_collection_finish() -> None:
@@ -93,7 +90,7 @@ def clock() -> TestClock:
 def manager(gemini: LocalGemini) -> Iterator[StartManager]:
     started: list[ManagerRef] = []
 
-    def start(*, endpoint: Gemini = gemini.endpoint, **options: Any) -> ManagerRef:
+    def start(*, endpoint: Any = gemini.endpoint, **options: Any) -> ManagerRef:
         ref = ManagerActor.start(endpoint=endpoint, **options)
         started.append(ref)
         return ref

@@ -19,7 +19,6 @@ import msgspec
 import pykka
 
 from gemini_streams import refusals
-from gemini_streams.api.checks import model_path
 from gemini_streams.api.chosen import api, interaction_request, resumed_request
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Request
@@ -87,7 +86,7 @@ class Preparer:
         else:
             options, request = self._interaction(start, options)
         if not isinstance(start, ResumeInteraction):
-            model_path(options.model)
+            target.model_path(options.model)
         return Prepared(
             start,
             options,

@@ -18,7 +18,7 @@ from typing import Any
 
 import pykka
 
-from gemini_streams.api.checks import model_path
+from gemini_streams.api.checks import check_model
 from gemini_streams.api.chosen import api
 from gemini_streams.errors import MissingCredentialsError
 from gemini_streams.http.connections import Connections
@@ -94,7 +94,7 @@ def _check_defaults(options: Settings, *, resolve: bool) -> None:
     The environment's endpoint is not resolved: all streams may have endpoints of their own. A key may come later.
     """
     api.request("any", options.config)
-    model_path(options.model)
+    check_model(options.model)
     if resolve:
         with contextlib.suppress(MissingCredentialsError):
             options.endpoint.resolve()

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from conftest import StartManager
 from gemini_streams import RetryPolicy, StreamComplete
-from gemini_streams.api.credentials import ApiKey
+from gemini_streams.api.credentials import Always, ApiKey
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.secret import Secret
 from gemini_streams.testing import Failure, LocalGemini, Reply
@@ -15,7 +15,7 @@ from kit.helpers import last_of
 from pykka_supervisor.testing import Probe
 
 
-class Rotating:
+class Rotating(Always):
     """Credentials of which each request gets the next."""
 
     fingerprint = "the one tenant"

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import gemini_streams
-from gemini_streams import FlowControl, Gemini, ManagerRef, RetryPolicy, StartStream, options
+from gemini_streams import FlowControl, Gemini, ManagerRef, RetryPolicy, StartStream, VertexAI, options
 from gemini_streams.messages import Status, SubscriberMessage
 from gemini_streams.options import Settings
 
@@ -58,9 +58,10 @@ def test_a_policys_fields_and_their_defaults(kind: type[msgspec.Struct]) -> None
     assert typed(listed(kind.__name__)) == typed(in_code(kind))
 
 
-def test_an_endpoints_arguments_and_their_defaults() -> None:
-    arguments = inspect.signature(Gemini).parameters
-    assert typed(listed("Gemini")) == typed({name: arguments[name].default for name in arguments})
+@pytest.mark.parametrize("kind", [Gemini, VertexAI], ids=lambda kind: kind.__name__)
+def test_an_endpoints_arguments_and_their_defaults(kind: type[Any]) -> None:
+    arguments = inspect.signature(kind).parameters
+    assert typed(listed(kind.__name__)) == typed({name: arguments[name].default for name in arguments})
 
 
 def test_the_requests_and_their_methods() -> None:

@@ -25,10 +25,12 @@ __all__ = [
     "API_VERSION",
     "DEFAULT_BASE_URL",
     "Environment",
+    "check_model",
     "checked_base",
     "checked_cert",
     "checked_headers",
-    "checked_model",
+    "checked_location",
+    "checked_project",
     "checked_proxies",
     "checked_verify",
     "checked_version",
@@ -37,12 +39,19 @@ __all__ = [
     "normal_url",
     "refuse_plain_http",
     "shown_url",
+    "vertex_model_path",
 ]
 
 DEFAULT_BASE_URL = "https://generativelanguage.googleapis.com"
 API_VERSION = "v1beta"
 
 _MODEL = re.compile(r"(?:(?:models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._~@+-]{0,199}")
+_VERTEX_MODEL = re.compile(
+    r"(?:projects/[A-Za-z0-9:._-]{1,100}/locations/[a-z0-9-]{1,40}/)?"
+    r"(?:(?:publishers/[A-Za-z0-9._-]{1,100}/)?models|endpoints)/[A-Za-z0-9][A-Za-z0-9._~@+-]{0,199}"
+)
+_PROJECT = re.compile(r"[a-z0-9](?:[a-z0-9:.-]{0,98}[a-z0-9])?")
+_LOCATION = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?")
@@ -90,20 +99,74 @@ def model_path(model: object) -> str:
     return name if "/" in name else f"models/{name}"
 
 
-def checked_model(model: object) -> str:
-    """Return an endpoint's own model's name; `InvalidRequestError` where it can be none."""
+def vertex_model_path(model: object) -> str:
+    """Return the path of a model's name at Vertex AI; `InvalidRequestError` where it can be none.
+
+    A name alone, or with `models/` or `google/` in front, is a model of Google's; `PUBLISHER/NAME` is another
+    publisher's. A resource's name that begins with `publishers/`, `projects/` or `endpoints/` is taken as it is.
+    """
+    name = str.__str__(model) if isinstance(model, str) else ""  # no subclass: it becomes a key under locks
+    first, slash, rest = name.partition("/")
+    if not slash or first == "models":
+        path = f"publishers/google/models/{rest if slash else first}"
+    elif "/" not in rest and first not in ("endpoints", "publishers", "projects", "tunedModels"):
+        path = f"publishers/{first}/models/{rest}"
+    else:
+        path = name
+    if not _VERTEX_MODEL.fullmatch(path) or ".." in path:
+        shown = repr(name[:60]) if isinstance(model, str) else type(model).__name__
+        raise InvalidRequestError(
+            f"{shown} is no model name at Vertex AI: give one like 'gemini-2.5-flash',"
+            " 'publishers/google/models/gemini-2.5-flash' or 'projects/P/locations/L/endpoints/ID'"
+        )
+    return path
+
+
+def check_model(model: object) -> None:
+    """Raise `InvalidRequestError` where a model's name can be none at any service."""
+    if isinstance(model, str) and "/" in model:
+        try:
+            vertex_model_path(model)
+        except InvalidRequestError:
+            pass
+        else:
+            return
     model_path(model)
-    return str(model)
 
 
-def checked_base(given: object, env: Environment) -> SplitResult:
-    """Return the base URL of the argument, of the environment, or Google's."""
+def checked_project(given: object) -> str | None:
+    """Return a project's id or number; `None` and the empty string are none."""
+    if given is None or given == "":
+        return None
+    if not isinstance(given, str) or not _PROJECT.fullmatch(given):
+        shown = repr(given[:60]) if isinstance(given, str) else type(given).__name__
+        raise InvalidRequestError(f"project must be the id of a Google Cloud project, not {shown}")
+    return given
+
+
+def checked_location(given: object) -> str | None:
+    """Return a location; `None` and the empty string are none."""
+    if given is None or given == "":
+        return None
+    if not isinstance(given, str) or not _LOCATION.fullmatch(given):
+        shown = repr(given[:60]) if isinstance(given, str) else type(given).__name__
+        raise InvalidRequestError(f"location must be one like 'global' or 'us-central1', not {shown}")
+    return given
+
+
+def checked_base(
+    given: object,
+    env: Environment,
+    variable: str = "GOOGLE_GEMINI_BASE_URL",
+    default: str = DEFAULT_BASE_URL,
+) -> SplitResult:
+    """Return the base URL of the argument, of the environment's variable, or Google's."""
     where, text = "base_url", given
     if given is None:
-        where, text = "GOOGLE_GEMINI_BASE_URL", env.get("GOOGLE_GEMINI_BASE_URL") or DEFAULT_BASE_URL
+        where, text = variable, env.get(variable) or default
     if not isinstance(text, str):
         raise InvalidRequestError(f"base_url must be a string, not {type(text).__name__}")
-    hint = f"give {where} like {DEFAULT_BASE_URL!r}"
+    hint = f"give {where} like {default!r}"
     url = _split(text)
     if url is None:
         raise InvalidRequestError(f"{where} is no URL: {hint}")
@@ -211,7 +274,7 @@ def checked_headers(headers: Pairs | str | None) -> Pairs:
             raise InvalidRequestError("headers: a name holds characters that a header's name cannot have")
         low = name.lower()
         if low in _OWN_HEADERS:
-            instead = "pass Gemini(api_key=...)" if low == "x-goog-api-key" else "leave it out"
+            instead = "pass api_key=..." if low == "x-goog-api-key" else "leave it out"
             raise InvalidRequestError(f"headers: {name} is set by the stream itself; {instead}")
         if low in seen:
             raise InvalidRequestError(f"headers: {name} is given twice")

@@ -3,12 +3,14 @@
 The rules:
 
 - An argument beats the environment. `GOOGLE_GEMINI_BASE_URL` moves the base URL, `GOOGLE_GENAI_API_VERSION` sets the
-  API's version, `GOOGLE_GENAI_USE_VERTEXAI` (or its newer name `GOOGLE_GENAI_USE_ENTERPRISE`) asks for Vertex AI.
+  API's version.
 - A base URL that ends in a version is taken as it is. Elsewhere the version is the argument's, the environment's, or
   `v1beta`.
 - An endpoint is only a value: to write one never fails. `resolve` reads the environment, checks everything once
   (`checks`, `credentials`) and returns a `Target` that can no longer be wrong.
-- A target's credentials are asked for their headers at each send.
+- A target's credentials are asked for their headers at each send. What no error may show is asked for anew when they
+  have been renewed.
+- Below the version of Vertex AI stands the path of a project and a location (`vertex`), empty in Express mode.
 - No `repr`, pickle or error shows a key, a header's value or a proxy's password (`secret`).
 """
 
@@ -28,13 +30,13 @@ from gemini_streams.api.checks import (
     checked_base,
     checked_cert,
     checked_headers,
-    checked_model,
     checked_proxies,
     checked_verify,
     checked_version,
     model_path,
     normal_url,
     refuse_plain_http,
+    vertex_model_path,
 )
 from gemini_streams.api.credentials import Credentials, find_key
 from gemini_streams.api.scrub import MOST_WORDS, Scrubber, in_words
@@ -149,7 +151,7 @@ class Gemini(Value):
 
         Raises:
             MissingCredentialsError: no key anywhere.
-            InvalidRequestError: a value that cannot be right, or that asks for Vertex AI.
+            InvalidRequestError: a value that cannot be right.
 
         """
         env = Environment(os.environ if environ is None else environ)
@@ -161,8 +163,10 @@ class Gemini(Value):
         refuse_plain_http(base, proxies, allowed=self.allow_plain_http is True)
         version = checked_version(self.api_version, base, env)
         verify, cert = checked_verify(self.verify, env), checked_cert(self.cert)
-        model = None if self.model is None else checked_model(self.model)
-        return Target(normal_url(base), key, headers, proxies, verify, version, cert, model=model)
+        target = Target(normal_url(base), key, headers, proxies, verify, version, cert, model=self.model)
+        if target.model is not None:
+            target.model_path(target.model)
+        return target
 
 
 class Target:
@@ -183,6 +187,7 @@ class Target:
         "model",
         "pool_key",
         "verify",
+        "vertex",
     )
 
     base_url: str
@@ -197,13 +202,15 @@ class Target:
     identity: tuple[str, str]
     """Equal for targets that are one tenant of one service: the base URL, and a digest of key and headers."""
     credentials: Credentials
+    vertex: str | None
+    """Of Vertex AI: the path of its project and location, or `""` in Express mode. `None`: the Developer API."""
     model: str | None
     """What the endpoint is asked for, where it says so itself; no part of the target's value."""
     _fixed: dict[str, str | Secret]
     _hash: int
     _headers: Pairs
     _proxies: Pairs
-    _scrubber: Scrubber
+    _scrubber: tuple[int, Scrubber]
     _version: str
 
     def __init__(
@@ -217,6 +224,7 @@ class Target:
         cert: str | tuple[str, str] | None = None,
         *,
         model: str | None = None,
+        vertex: str | None = None,
     ) -> None:
         url = urlsplit(base_url)
         put = functools.partial(object.__setattr__, self)
@@ -227,11 +235,13 @@ class Target:
         put("pool_key", (url.scheme, url.netloc, verify, cert, proxies))
         put("credentials", credentials)
         put("model", model)
+        put("vertex", vertex)
         put("_headers", headers)
         put("_proxies", proxies)
         put("_version", version)
         told = [
             credentials.fingerprint,
+            *([] if vertex is None else [f"vertex {vertex}"]),
             *(part for name, value in headers for part in (name.lower(), value.reveal())),
         ]
         put("_fixed", _fixed_headers(headers))
@@ -245,7 +255,7 @@ class Target:
         return f"Target({self.base_url!r})"
 
     def _identity(self) -> tuple[object, ...]:
-        return (self.base_url, self._version, self.credentials, self._headers, self.pool_key)
+        return (self.base_url, self._version, self.vertex, self.credentials, self._headers, self.pool_key)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Target) and other._identity() == self._identity()
@@ -253,22 +263,37 @@ class Target:
     def __hash__(self) -> int:
         return self._hash
 
+    @property
+    def name(self) -> str:
+        """What an application is told of the endpoint: its base URL, with the project and location of Vertex AI."""
+        return f"{self.base_url}/{self.vertex}" if self.vertex else self.base_url
+
     def url(self, path: str) -> str:
-        """Return the URL of something that stands below the API's version."""
-        root = f"{self.base_url}/{self._version}" if self._version else self.base_url
-        return f"{root}/{path}"
+        """Return the URL of something that stands below the API's version, and below the project and location."""
+        parts = (self.base_url, self._version, self.vertex, path)
+        return "/".join(filter(None, parts))
+
+    def model_path(self, model: object) -> str:
+        """Return the path of a model; `InvalidRequestError` where it can be no name."""
+        return model_path(model) if self.vertex is None else vertex_model_path(model)
 
     def model_url(self, model: str) -> str:
         """Return the URL of a model; `InvalidRequestError` where it can be no name."""
-        return self.url(model_path(model))
+        path = self.model_path(model)
+        if path.startswith("projects/"):
+            return "/".join(filter(None, (self.base_url, self._version, path)))
+        return self.url(path)
 
     def quota_key(self, model: str) -> tuple[str, str, str]:
         """Return a key that is equal for requests that share a quota: a 429 to one of them holds for all."""
-        return (*self.identity, model_path(model))
+        return (*self.identity, self.model_path(model))
 
     def headers(self) -> dict[str, str | Secret]:
-        """Return a fresh dict of the headers of the request that is about to be sent, its credentials among them."""
-        return {**self._fixed, **self.credentials.headers()}
+        """Return a fresh dict of the headers of the request that is about to be sent, its credentials among them.
+
+        A header of the endpoint's own beats one of the credentials.
+        """
+        return {**self.credentials.headers(), **self._fixed}
 
     @property
     def proxies(self) -> dict[str, Secret]:
@@ -285,12 +310,17 @@ class Target:
 
     @property
     def _known(self) -> Scrubber:
+        """The scrubber of all secrets so far: made anew when the credentials have been renewed."""
+        generation = self.credentials.generation
         try:
-            return self._scrubber
+            known, scrubber = self._scrubber
+            if known == generation:
+                return scrubber
         except AttributeError:
-            scrubber = Scrubber(self._secrets(), user_and_password_of(self._proxies))
-            object.__setattr__(self, "_scrubber", scrubber)
-            return scrubber
+            pass
+        scrubber = Scrubber(self._secrets(), user_and_password_of(self._proxies))
+        object.__setattr__(self, "_scrubber", (generation, scrubber))
+        return scrubber
 
     def _secrets(self) -> Iterator[str]:
         yield from self.credentials.secrets()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 from gemini_streams.api.checks import shown_url
 
@@ -51,7 +51,7 @@ class Value:
         for field in self._fields:
             value, name = getattr(self, field), field.removeprefix("_")
             default = self._defaults.get(field)
-            if value is default or value == default:
+            if value is default:
                 continue
             if field in self._secrets:
                 yield f"{name}='***'"
@@ -61,6 +61,12 @@ class Value:
                 yield f"{name}={dict.fromkeys(dict(value), '***')}"
             else:
                 yield f"{name}={value if field != name else repr(value)}"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), tuple(getattr(self, name) for name in self._fields))

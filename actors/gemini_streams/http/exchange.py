@@ -26,9 +26,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gemini_streams.api.credentials import Fetch
 from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Call
-from gemini_streams.errors import ConnectionLostError, GeminiStreamsError
+from gemini_streams.api.tokens import PATIENCE
+from gemini_streams.errors import ConnectionLostError, GeminiStreamsError, MissingCredentialsError
 from gemini_streams.http.chunked import ChunkedDecoder, ChunkedError
 from gemini_streams.http.connection import SMALLEST_READ
 from gemini_streams.http.connections import Connections
@@ -71,6 +73,8 @@ class Exchange:
         "_surplus",
         "_target",
         "_unchunk",
+        "_waits",
+        "generation",
         "headers",
         "interrupted",
         "lent",
@@ -100,6 +104,9 @@ class Exchange:
         self._quick = False  # whether `_chunks_now` reads the body
         self._surplus = False
         self._broken: ChunkedError | None = None  # chunks that are none, behind what was returned
+        self._waits: threading.Event | None = None  # what a wait for credentials ends with
+        self.generation = 0
+        """Of the credentials' headers that were sent."""
         self.interrupted = False
         self.lent = False
         """Whether another thread reads."""
@@ -109,12 +116,16 @@ class Exchange:
     # -- the sending and reading thread ------------------------------------------------------------------------------
 
     def send(self, connections: Connections, target: Target, call: Call) -> None:
-        """Send the request and wait for the answer's status and headers.
+        """Send the request, once its credentials are there, and wait for the answer's status and headers.
 
-        Raises `Interrupted`, or what the table of errors says of connections.
+        Raises `Interrupted`, `MissingCredentialsError`, or what the table of errors says of connections.
         """
         failure: GeminiStreamsError | Interrupted
         try:
+            credentials = target.credentials
+            while (fetch := credentials.fetching()) is not None:
+                self._wait_for(fetch)
+            self.generation = credentials.generation
             answer = connections.send(self, target, call)
         except Exception as error:  # noqa: BLE001 - whatever the stack below raises is one failure of this exchange
             failure = self._failure(error, target)
@@ -125,6 +136,25 @@ class Exchange:
             return
         self.close()
         raise failure
+
+    def _wait_for(self, fetch: Fetch) -> None:
+        """Wait for the credentials' headers, which another thread fetches for all that wait."""
+        waits = threading.Event()
+        with self._lock:
+            if self.interrupted:
+                raise Interrupted
+            self._waits = waits
+        fetch.add(waits.set)
+        waits.wait(PATIENCE)
+        with self._lock:
+            self._waits = None
+            if self.interrupted:
+                raise Interrupted
+        if not fetch.done:
+            raise MissingCredentialsError(
+                f"the credentials got no access token within {PATIENCE:g} s", retryable=True
+            )
+        fetch.check()
 
     def has_more(self) -> bool:
         """Whether more is surely there already: the last read took all it could, and the socket has some."""
@@ -253,6 +283,8 @@ class Exchange:
         """End the exchange: whatever it waits for ends at once, and it sends and reads nothing more."""
         with self._lock:
             self.interrupted = True
+            if self._waits is not None:
+                self._waits.set()
             for sock in (self._sock, self._handshake):
                 if sock is not None:
                     with contextlib.suppress(OSError):

@@ -231,24 +231,35 @@ class StreamActor(SupervisedActor):
         """Make one call and deliver what comes of it."""
         session, attempt = feed.session, feed.attempt
         call = session.call()
-        exchange = attempt.exchange = Exchange(feed.connected)
-        feed.calling(call)
-        timer = None if call.within is None else session.clock.call_later(call.within, exchange.interrupt)
-        try:
-            exchange.send(self._connections, session.target, call)
-            self._check_answer(attempt, exchange, call)
-            attempt.meaning.answering()
-            if not call.streams:
-                return Document(feed, exchange).run()
-            feed.answering()
-            return Pump(feed, exchange).run(self._connections.reader)
-        except Interrupted:
-            if call.within is None or attempt.interrupted or attempt.error is not None:
-                raise
-            raise IdleTimeoutError(f"the server did not answer within {call.within:g} s") from None
-        finally:
-            if timer is not None:
-                timer.cancel()
+        credentials = session.target.credentials
+        renewed = False
+        while True:
+            exchange = attempt.exchange = Exchange(feed.connected)
+            feed.calling(call)
+            if credentials.fetching() is not None:
+                session.stand_aside()
+            within = call.within
+            timer = None if within is None else session.clock.call_later(within, exchange.interrupt)
+            try:
+                exchange.send(self._connections, session.target, call)
+                if exchange.status == HTTPStatus.UNAUTHORIZED and not renewed:
+                    renewed = credentials.refused(exchange.generation)
+                    if renewed:  # nothing was asked, so nothing is billed
+                        exchange.close()
+                        continue
+                self._check_answer(attempt, exchange, call)
+                attempt.meaning.answering()
+                if not call.streams:
+                    return Document(feed, exchange).run()
+                feed.answering()
+                return Pump(feed, exchange).run(self._connections.reader)
+            except Interrupted:
+                if within is None or attempt.interrupted or attempt.error is not None:
+                    raise
+                raise IdleTimeoutError(f"the server did not answer within {within:g} s") from None
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     def _check_answer(self, attempt: Attempt, exchange: Exchange, call: Call) -> None:
         status = exchange.status
