@@ -14,6 +14,7 @@ if _sys.platform == "win32" or _sys.implementation.name != "cpython":  # pragma:
 from gemini_streams.answer import Answer
 from gemini_streams.api.chosen import function_result
 from gemini_streams.api.endpoint import Gemini
+from gemini_streams.api.environment import FromEnvironment
 from gemini_streams.api.vertex import VertexAI
 from gemini_streams.errors import (
     APIError,
@@ -114,6 +115,7 @@ __all__ = [
     "FirstEventRecord",
     "FirstEventTimeoutError",
     "FlowControl",
+    "FromEnvironment",
     "Gemini",
     "GeminiStreamsError",
     "GetStats",

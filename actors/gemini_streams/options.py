@@ -11,7 +11,8 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from gemini_streams.api.endpoint import Endpoint, Gemini
+from gemini_streams.api.endpoint import Endpoint
+from gemini_streams.api.environment import FromEnvironment
 from gemini_streams.api.protocol import CancelOn
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 from pykka_supervisor import Clock, InvalidSpecError, TreeObserver
@@ -253,7 +254,7 @@ class StreamOptions(TypedDict, total=False):
         flow (FlowControl()): How much may be on its way to each subscriber.
         history (0): Bytes of memory for the events that are kept for subscribers who come later.
         keep (0.0): How long the stream runs on without a subscriber.
-        endpoint (Gemini()): Which service is asked, and with which key.
+        endpoint (FromEnvironment()): Which service is asked, and with which key.
 
     """
 
@@ -367,7 +368,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     flow: FlowControl = FlowControl()
     history: int = 0
     keep: float = 0.0
-    endpoint: Endpoint = Gemini()
+    endpoint: Endpoint = FromEnvironment()
     max_streams: int = 100
     max_waiting: int = 0
     connect_timeout: float = 5.0

@@ -17,9 +17,10 @@ _SWITCHES: Final = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
 
 
 class FromEnvironment(Value):
-    """`VertexAI()` where `GOOGLE_GENAI_USE_VERTEXAI` is `true` or `1`, else `Gemini()`; looked at for each manager.
+    """`VertexAI()` where `GOOGLE_GENAI_USE_VERTEXAI` is `true` or `1`, else `Gemini()`.
 
-    Its newer name `GOOGLE_GENAI_USE_ENTERPRISE` comes first.
+    Its newer name `GOOGLE_GENAI_USE_ENTERPRISE` comes first. A manager looks at the environment when a
+    stream is first asked for.
     """
 
     __slots__ = ()

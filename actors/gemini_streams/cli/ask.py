@@ -19,7 +19,8 @@ import sys
 from collections.abc import Sequence
 
 from gemini_streams.answer import Answer
-from gemini_streams.api.endpoint import Gemini
+from gemini_streams.api.endpoint import Endpoint
+from gemini_streams.api.environment import FromEnvironment
 from gemini_streams.cli.output import (
     SPARE_TIME,
     UsageError,
@@ -51,7 +52,7 @@ def run_ask(options: argparse.Namespace) -> int:
     if options.at_once < 1:
         raise UsageError("--at-once is 1 or more")
     prompts, config = prompts_of(options), config_of(options)
-    endpoint = Gemini()
+    endpoint: Endpoint = FromEnvironment()
     where = endpoint.resolve().base_url
     live = len(prompts) == 1 and not options.json
     with contextlib.ExitStack() as clearing:

@@ -10,7 +10,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from gemini_streams.api.endpoint import Gemini
+from gemini_streams.api.endpoint import Endpoint
+from gemini_streams.api.environment import FromEnvironment
 from gemini_streams.cli.batch_files import BatchError, Output, line_of, read_keys, requests_of
 from gemini_streams.cli.output import SPARE_TIME, complain, count
 from gemini_streams.cli.progress import Progress, progress
@@ -33,7 +34,7 @@ def run_batch(options: argparse.Namespace) -> int:
     if source.resolve() == target.resolve() or (target.exists() and source.samefile(target)):
         raise BatchError("the output would overwrite the input: give another file")
     keys = read_keys(source)
-    endpoint = Gemini()
+    endpoint: Endpoint = FromEnvironment()
     endpoint.resolve()  # a missing key is told before the output is made
     with contextlib.closing(Output(target)) as output:
         try:
@@ -43,7 +44,9 @@ def run_batch(options: argparse.Namespace) -> int:
             return TERMINATED
 
 
-def _run(options: argparse.Namespace, source: Path, keys: set[str], output: Output, endpoint: Gemini) -> int:
+def _run(
+    options: argparse.Namespace, source: Path, keys: set[str], output: Output, endpoint: Endpoint
+) -> int:
     began = time.monotonic()
     skipped = len(keys & output.done)
     failed = 0

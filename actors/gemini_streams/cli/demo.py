@@ -16,7 +16,8 @@ from typing import Any
 
 import pykka
 
-from gemini_streams.api.endpoint import Gemini
+from gemini_streams.api.endpoint import Endpoint
+from gemini_streams.api.environment import FromEnvironment
 from gemini_streams.cli.lines import Lines, View
 from gemini_streams.cli.local_script import script
 from gemini_streams.cli.output import SPARE_TIME, count, one_line, say, silent_log
@@ -52,7 +53,7 @@ def run_demo(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     with contextlib.ExitStack() as clearing:
         clearing.enter_context(silent_log())
-        endpoint = Gemini()
+        endpoint: Endpoint = FromEnvironment()
         try:
             where = "" if options.local else endpoint.resolve().base_url
         except MissingCredentialsError:
