@@ -73,8 +73,8 @@ class Case(NamedTuple):
 
 Differs = Callable[[Case], bool]
 DIFFERENCES: dict[str, Differs] = {
-    "Where only the environment asks for Vertex AI, google-genai looks at GOOGLE_GEMINI_BASE_URL for its base URL, and not"
-    " at GOOGLE_VERTEX_BASE_URL: a base URL is for its own service here": (
+    "Where only the environment asks for Vertex AI, google-genai takes its base URL from GOOGLE_GEMINI_BASE_URL, and"
+    " not from GOOGLE_VERTEX_BASE_URL: a base URL is for its own service here": (
         lambda case: (
             case.vertex
             and not case.arguments
@@ -122,7 +122,7 @@ def googles(case: Case) -> Sent | None:
         httpx_async_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
     )
     try:
-        chosen = {"vertexai": True} if case.arguments and case.vertex else {}
+        chosen: dict[str, Any] = {"vertexai": True} if case.arguments and case.vertex else {}
         client = genai.Client(http_options=options, **chosen, **case.arguments)
         for _ in client.models.generate_content_stream(model="gemini-x", contents="hi"):
             pass
