@@ -15,6 +15,7 @@ from conftest import StartManager
 from gemini_streams import (
     ConnectionFailedError,
     FlowControl,
+    FromEnvironment,
     Gemini,
     InvalidRequestError,
     ManagerActor,
@@ -249,6 +250,7 @@ def test_the_options_are_typed_and_help_names_them() -> None:
         "RetryPolicy": RetryPolicy,
         "FlowControl": FlowControl,
         "Gemini": Gemini,
+        "FromEnvironment": FromEnvironment,
         "SYSTEM_CLOCK": SYSTEM_CLOCK,
     }
     told: dict[str, Any] = {}
