@@ -188,11 +188,14 @@ def results_of(answer: Answer) -> list[dict[str, Any]]:
     return results
 
 
-@pytest.mark.parametrize("cuts", [(), (3, 6, 9, 12, 15)])
-def test_a_tool_loop_chained_by_id(cuts: Any) -> None:
+@pytest.mark.parametrize("ids", ["all", 4])
+@pytest.mark.parametrize("cuts", [(), (3, 6, 9, 12, 15), *((cut,) for cut in range(10, 19))])
+def test_a_tool_loop_chained_by_id(cuts: Any, ids: Any) -> None:
     """Arguments that a cut leaves half said are whole at the end."""
     with Scene() as scene:
-        asks = dataclasses.replace(ASKS, interaction=Interaction(cuts=cuts, ids=4, replay=3, cut_by="reset"))
+        asks = dataclasses.replace(
+            ASKS, interaction=Interaction(cuts=cuts, ids=ids, replay=3, cut_by="clean")
+        )
         scene.gemini.on("weather", asks)
         scene.gemini.on("celsius", Reply("It is warm in Rome."))
         _, probe = begin(scene, "weather")
