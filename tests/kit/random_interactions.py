@@ -15,6 +15,7 @@ KINDS = {
     "interaction silent": 4,
     "interaction error": 3,
     "interaction calls": 5,
+    "interaction parallel": 4,
     "interaction busy": 3,
     "interaction refused id": 2,
     "interaction late": 2,
@@ -43,6 +44,11 @@ def is_interaction(kind: str) -> bool:
     return kind.startswith("interaction ")
 
 
+def has_one_text(stream_id: str) -> bool:
+    """Whether its text has one order: steps that are open together have none where the rest is read at once."""
+    return is_interaction(stream_id) and "parallel" not in stream_id
+
+
 def options_of(kind: str, rng: random.Random) -> dict[str, Any]:
     """The options of its start."""
     options: dict[str, Any] = {
@@ -66,6 +72,24 @@ def _said(seed: int, kind: str, number: int) -> tuple[list[str], list[str], list
     return words, thoughts, calls
 
 
+def _parallel(seed: int, kind: str, number: int) -> list[tuple[int, str]]:
+    """The pieces of three steps that are open at the same time, in the order in which they come."""
+    words, _, _ = _said(seed, kind, number)
+    rng = random.Random(f"{seed} {kind} {number} parallel")
+    return [(index, "start") for index in range(3)] + [(rng.randrange(3), word) for word in words]
+
+
+def _events(pieces: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    for index, piece in pieces:
+        delta = {"type": "text", "text": piece}
+        said = {"delta": delta} if piece != "start" else {"step": {"type": "model_output"}}
+        events.append(
+            {"event_type": "step.delta" if piece != "start" else "step.start", "index": index, **said}
+        )
+    return events + [{"event_type": "step.stop", "index": index} for index in (1, 0, 2)]
+
+
 def text_of(seed: int, kind: str, number: int) -> str:
     return "".join(_said(seed, kind, number)[0])
 
@@ -74,6 +98,14 @@ def steps_of(seed: int, kind: str, number: int) -> list[dict[str, Any]]:
     """The steps that must stand when it is complete."""
     words, thoughts, calls = _said(seed, kind, number)
     steps: list[dict[str, Any]] = []
+    if kind == "interaction parallel":
+        for step in range(3):
+            said = "".join(
+                piece for index, piece in _parallel(seed, kind, number) if index == step and piece != "start"
+            )
+            content = {"content": [{"type": "text", "text": said}]} if said else {}
+            steps.append({"type": "model_output", **content})
+        return steps
     if thoughts:
         steps.append({"type": "thought", "summary": [{"type": "text", "text": "".join(thoughts)}]})
     steps.append({"type": "model_output", "content": [{"type": "text", "text": "".join(words)}]})
@@ -99,7 +131,7 @@ def answer_to(seed: int, kind: str, number: int, nth: int) -> Reply:
     after = rng.randint(0, 12)
     cuts = [rng.randint(0, 15) for _ in range(rng.randint(1, 6))]
     match kind.removeprefix("interaction ") if nth <= 2 else "whole":
-        case "cuts" | "calls":
+        case "cuts" | "calls" | "parallel":
             options |= {"cuts": cuts, "cut_by": rng.choice(CUT_BY)}
         case "timed":
             options |= {"cut_seconds": rng.uniform(0.1, 0.5)}
@@ -128,6 +160,9 @@ def answer_to(seed: int, kind: str, number: int, nth: int) -> Reply:
             options["no_background"] = True
         case "foreground":
             options |= {"cuts": [after], "cut_by": rng.choice(CUT_BY)}
+    if kind == "interaction parallel":
+        more["events"] = _events(_parallel(seed, kind, number))
+        options["status"] = "completed"
     return Reply(
         words,
         thoughts=thoughts,

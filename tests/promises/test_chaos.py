@@ -303,7 +303,7 @@ class Chaos:
 
     def resume(self, do: Do) -> None:
         """Begin a stream behind the cursor of an event that some subscriber has received."""
-        known = [name for name in self.members if interactions.is_interaction(name)]
+        known = [name for name in self.members if interactions.has_one_text(name)]
         if not known:
             raise GeminiStreamsError("nothing is known yet")
         stream_id = known[do.which % len(known)]
