@@ -344,11 +344,11 @@ class ManagerActor(SupervisedActor):
         return self._start_stream(self._tree.preparer.prepare(request))
 
     def _start_stream(self, prepared: Prepared) -> str:
-        start, options, subscribers, stream_id, request, target, patient, context = prepared
+        start, options, subscribers, stream_id, request, targets, models, patient, context = prepared
         if stream_id is not None:
             session = self._table.get(stream_id)
             if session is not None and session.status != "stopped":
-                if not session.asks_the_same(request, options.model, target):
+                if not session.asks_the_same(request, models, targets):
                     raise StreamExistsError(
                         f"another stream runs or lingers under the id {shown(stream_id)}: its contents, model, base"
                         " URL, key or headers are others"
@@ -364,7 +364,8 @@ class ManagerActor(SupervisedActor):
             run=fresh[:8],
             tag=start.tag,
             request=request,
-            target=target,
+            targets=targets,
+            models=models,
             options=options,
             table=self._table,
             patient=patient,

@@ -75,7 +75,7 @@ class StartStream(_Contents, frozen=True, kw_only=True):
     flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
     history: int | msgspec.UnsetType = msgspec.UNSET
     keep: float | msgspec.UnsetType = msgspec.UNSET
-    endpoint: Endpoint | msgspec.UnsetType = msgspec.UNSET
+    endpoint: Endpoint | Sequence[Endpoint] | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
         return f"StartStream(<contents>, stream_id={self.stream_id!r}, model={self.model!r})"
@@ -122,7 +122,7 @@ class StartInteraction(_Input, frozen=True, kw_only=True):
     flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
     history: int | msgspec.UnsetType = msgspec.UNSET
     keep: float | msgspec.UnsetType = msgspec.UNSET
-    endpoint: Endpoint | msgspec.UnsetType = msgspec.UNSET
+    endpoint: Endpoint | Sequence[Endpoint] | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
         asked = f"agent={self.agent!r}" if self.agent is not None else f"model={self.model!r}"
@@ -151,7 +151,7 @@ class ResumeInteraction(_From, frozen=True, kw_only=True):
     flow: FlowControl | msgspec.UnsetType = msgspec.UNSET
     history: int | msgspec.UnsetType = msgspec.UNSET
     keep: float | msgspec.UnsetType = msgspec.UNSET
-    endpoint: Endpoint | msgspec.UnsetType = msgspec.UNSET
+    endpoint: Endpoint | Sequence[Endpoint] | msgspec.UnsetType = msgspec.UNSET
 
 
 Start = StartStream | StartInteraction | ResumeInteraction
@@ -374,6 +374,8 @@ class StreamRestarting(msgspec.Struct, frozen=True):
     tag: Any = None
     discard: bool = False
     """Something that this subscriber has received is void now."""
+    endpoint: str = ""
+    """Which endpoint the coming attempt asks: its base URL, at Vertex AI with project and location. Holds no key."""
 
 
 class EventsDropped(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ __all__ = [
     "RetryPolicy",
     "Settings",
     "StreamOptions",
+    "endpoints_of",
 ]
 
 DEFAULT_MODEL = "gemini-flash-latest"
@@ -184,8 +185,21 @@ def _is_a(kind: type[Any]) -> Callable[[str, Any], object]:
 
 
 def _is_endpoint(name: str, value: Any) -> None:
-    if not hasattr(value, "resolve"):
-        raise InvalidRequestError(f"{name} must be an endpoint like Gemini(), not {type(value).__name__}")
+    if isinstance(value, list | tuple):
+        if not value:
+            raise InvalidRequestError(
+                f"{name} must be an endpoint like Gemini(), or a list of some, not an empty list"
+            )
+    else:
+        value = [value]
+    for one in value:
+        if not hasattr(one, "resolve"):
+            raise InvalidRequestError(f"{name} must be an endpoint like Gemini(), not {type(one).__name__}")
+
+
+def endpoints_of(value: Endpoint | Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """Return an option's endpoints, the first one first."""
+    return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
 def _is_clock(name: str, value: Any) -> None:
@@ -254,7 +268,7 @@ class StreamOptions(TypedDict, total=False):
         flow (FlowControl()): How much may be on its way to each subscriber.
         history (0): Bytes of memory for the events that are kept for subscribers who come later.
         keep (0.0): How long the stream runs on without a subscriber.
-        endpoint (FromEnvironment()): Which service is asked, and with which key.
+        endpoint (FromEnvironment()): Which service is asked, and with which key; a list: one behind the other.
 
     """
 
@@ -267,7 +281,7 @@ class StreamOptions(TypedDict, total=False):
     flow: FlowControl
     history: int
     keep: float
-    endpoint: Endpoint
+    endpoint: Endpoint | Sequence[Endpoint]
 
 
 class ResumeOptions(TypedDict, total=False):
@@ -286,7 +300,7 @@ class ResumeOptions(TypedDict, total=False):
         flow: How much may be on its way to each subscriber.
         history: Bytes of memory for the events that are kept for later subscribers.
         keep: How long the stream runs on without a subscriber.
-        endpoint: Which service is asked, and with which key.
+        endpoint: Which service is asked, and with which key; a list: one behind the other.
 
     """
 
@@ -300,7 +314,7 @@ class ResumeOptions(TypedDict, total=False):
     flow: FlowControl
     history: int
     keep: float
-    endpoint: Endpoint
+    endpoint: Endpoint | Sequence[Endpoint]
 
 
 class InteractionOptions(ResumeOptions, total=False):
@@ -368,7 +382,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     flow: FlowControl = FlowControl()
     history: int = 0
     keep: float = 0.0
-    endpoint: Endpoint = FromEnvironment()
+    endpoint: Endpoint | Sequence[Endpoint] = FromEnvironment()
     max_streams: int = 100
     max_waiting: int = 0
     connect_timeout: float = 5.0

@@ -24,7 +24,7 @@ from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Request
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 from gemini_streams.messages import Patient, ResumeInteraction, Start, StartInteraction, StartStream
-from gemini_streams.options import Settings, seconds
+from gemini_streams.options import Settings, endpoints_of, seconds
 from gemini_streams.traces import trace_of
 from pykka_supervisor.log import get_logger
 
@@ -46,7 +46,10 @@ class Prepared(NamedTuple):
     subscribers: list[pykka.ActorRef[Any]]
     stream_id: str | None
     request: Request
-    target: Target
+    targets: tuple[Target, ...]
+    """Those of the endpoints, in order."""
+    models: tuple[str, ...]
+    """What each of them is asked for."""
     patient: bool
     """Whether it waits for a slot, however many wait already."""
     context: contextvars.Context | None
@@ -77,23 +80,31 @@ class Preparer:
         stream_id: Any = start.stream_id
         if stream_id is not None and not (isinstance(stream_id, str) and stream_id):
             raise InvalidRequestError(f"stream_id must be a string that is not empty, not {shown(stream_id)}")
-        target = self._target(options.endpoint)
-        if target.model is not None:
-            options = msgspec.structs.replace(options, model=target.model)
+        targets = tuple(map(self._target, endpoints_of(options.endpoint)))
+        own = targets[0].model
+        if own is not None:
+            options, asked = msgspec.structs.replace(options, model=own), options.model
+        else:
+            asked = options.model
         request: Request
         if isinstance(start, StartStream):
             request = api.request(start.contents, options.config)
         else:
             options, request = self._interaction(start, options)
+        models = (options.model,) * len(targets)
         if not isinstance(start, ResumeInteraction):
-            target.model_path(options.model)
+            if not isinstance(start, StartInteraction) or start.agent is None:
+                models = tuple(target.model or asked for target in targets)
+            for target, model in zip(targets, models, strict=True):
+                target.model_path(model)
         return Prepared(
             start,
             options,
             subscribers,
             None if stream_id is None else named(stream_id),
             request,
-            target,
+            targets,
+            models,
             isinstance(message, Patient),
             contextvars.copy_context() if options.observers else None,
         )

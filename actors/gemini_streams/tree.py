@@ -22,7 +22,7 @@ from gemini_streams.api.checks import check_model
 from gemini_streams.api.chosen import api
 from gemini_streams.errors import MissingCredentialsError
 from gemini_streams.http.connections import Connections
-from gemini_streams.options import ManagerOptions, Settings
+from gemini_streams.options import ManagerOptions, Settings, endpoints_of
 from gemini_streams.prepared import Preparer
 from gemini_streams.streams.errands import Errands
 from gemini_streams.streams.registry import Sessions
@@ -97,7 +97,8 @@ def _check_defaults(options: Settings, *, resolve: bool) -> None:
     check_model(options.model)
     if resolve:
         with contextlib.suppress(MissingCredentialsError):
-            options.endpoint.resolve()
+            for endpoint in endpoints_of(options.endpoint):
+                endpoint.resolve()
 
 
 def _check_descriptors(max_streams: int) -> None:

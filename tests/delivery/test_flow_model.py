@@ -318,7 +318,8 @@ class Delivery(RuleBasedStateMachine):
             stream_id="s",
             tag="tag",
             request=api.request("why", None),
-            target=Gemini(api_key="k", base_url="http://127.0.0.1:1").resolve(),
+            targets=(Gemini(api_key="k", base_url="http://127.0.0.1:1").resolve(),),
+            models=("m",),
             options=Settings(
                 model="m",
                 config=None,

@@ -50,7 +50,7 @@ from gemini_streams.api.secret import (
 )
 from gemini_streams.api.value import Value, plain_path, plain_paths
 
-__all__ = ["Endpoint", "Gemini", "Target"]
+__all__ = ["Endpoint", "Gemini", "Service", "Target"]
 
 T = TypeVar("T")
 
@@ -65,7 +65,17 @@ class Endpoint(Protocol):
         """
 
 
-class Gemini(Value):
+class Service(Value):
+    """An endpoint of this package's own."""
+
+    __slots__ = ()
+
+    def resolve(self, environ: Mapping[str, str] | None = None) -> Target:
+        """Answer where requests go."""
+        raise NotImplementedError
+
+
+class Gemini(Service):
     """The Gemini Developer API.
 
     Immutable, equal and hashable by value. One that holds an `api_key`, headers or proxies does not pickle.

@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from gemini_streams.api.endpoint import Gemini, Target
-from gemini_streams.api.value import Value
+from gemini_streams.api.endpoint import Gemini, Service, Target
 from gemini_streams.api.vertex import VertexAI
 
 __all__ = ["FromEnvironment"]
@@ -16,7 +15,7 @@ _SWITCHES: Final = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
 """In order of precedence: the first that is set decides."""
 
 
-class FromEnvironment(Value):
+class FromEnvironment(Service):
     """`VertexAI()` where `GOOGLE_GENAI_USE_VERTEXAI` is `true` or `1`, else `Gemini()`.
 
     Its newer name `GOOGLE_GENAI_USE_ENTERPRISE` comes first. A manager looks at the environment when a

@@ -172,6 +172,8 @@ class Request(Protocol):
     """When the work at the server is cancelled."""
     start: Start | None
     """Where the stream begins; `None`: at the beginning."""
+    bound: bool
+    """Whether it names something that exists at one endpoint alone: an interaction, a continuation token."""
 
     def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:
         """Return the call that asks for the answer, or for the rest of it behind `resume`."""

@@ -31,10 +31,10 @@ from gemini_streams.api.checks import (
     refuse_plain_http,
 )
 from gemini_streams.api.credentials import Credentials, NoCredentials, api_key_of, checked_key, key_of
-from gemini_streams.api.endpoint import Target
+from gemini_streams.api.endpoint import Service, Target
 from gemini_streams.api.secret import Pairs, Secret, hidden
 from gemini_streams.api.tokens import DefaultSource, default_source, source_of
-from gemini_streams.api.value import Value, plain_path, plain_paths
+from gemini_streams.api.value import plain_path, plain_paths
 from gemini_streams.errors import InvalidRequestError, MissingCredentialsError
 
 __all__ = ["VertexAI"]
@@ -43,7 +43,7 @@ _VERSION = "v1beta1"
 _SEVERAL_REGIONS = frozenset({"us", "eu"})
 
 
-class VertexAI(Value):
+class VertexAI(Service):
     """Gemini in Vertex AI.
 
     Immutable, equal and hashable by value; credentials are equal to themselves alone. One that holds credentials, an

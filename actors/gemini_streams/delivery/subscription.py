@@ -497,5 +497,6 @@ class Subscription:
                 message.error,
                 message.tag,
                 discard=void,
+                endpoint=message.endpoint,
             )
         )

@@ -124,6 +124,8 @@ class StreamActor(SupervisedActor):
         session = self._session
         if not session.cooldowns.quotas and session.waits.since is None and session.undecided is None:
             return False
+        if session.waits.since is None:
+            session.choose()
         again = functools.partial(self._run_later, run)
         if session.undecided is not None:
             delay = recovery.failed(

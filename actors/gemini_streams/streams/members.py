@@ -210,4 +210,5 @@ class Members:
     def _restarting(self, attempt: int, resume_at: int) -> StreamRestarting:
         """Return the word of a restart for a subscriber that was not there."""
         error = self._stream.restart_error or StreamCrashedError("the stream was restarted meanwhile")
-        return StreamRestarting(self.stream_id, attempt, resume_at, 0.0, error, self.tag)
+        endpoint = self._stream.target.name
+        return StreamRestarting(self.stream_id, attempt, resume_at, 0.0, error, self.tag, endpoint=endpoint)

@@ -27,6 +27,9 @@ __all__ = ["Cooldowns", "join", "leave"]
 LONGEST = 86_400.0
 """Seconds; a wait that a server names is shared for a day at most."""
 
+_MOMENT = 0.001
+"""Seconds."""
+
 Wake = Callable[[], None]
 
 
@@ -81,6 +84,17 @@ class Cooldowns:
             quota.waiting[stream] = wake
             self._look_later(key, quota)
             return max(0.0, quota.pace.until - now)
+
+    def left(self, key: Hashable) -> float:
+        """Return the seconds that are left of a wait, or a moment where only others stand before; 0: there is none."""
+        if not self.quotas:
+            return 0.0
+        with self._lock:
+            quota = self.quotas.get(key)
+            if quota is None:
+                return 0.0
+            left = quota.pace.until - self._clock.monotonic()
+            return max(left, _MOMENT) if quota.waiting else max(left, 0.0)
 
     def force(self, key: Hashable, stream: Hashable) -> None:
         """Take note that a stream goes, whatever it was told."""

@@ -5,6 +5,7 @@ The rules:
 - An attempt that was interrupted for a failure (silence) failed of that, whatever its actor died of.
 - Where the answer goes on, and so what becomes void, the API says (`api.protocol.Request.onward`). It also says where
   the policy does not count the attempt: where an answer that goes on has got on.
+- Where the stream has several endpoints, an error that may be the present one's own moves it on to the next one.
 - The retry policy decides (`retry`), without the lock. What the session knew is read before, and looked at again after:
   the stream can have been ended meanwhile.
 - The subscribers are told of the coming attempt before the wait for it begins.
@@ -18,10 +19,13 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
+from gemini_streams.api.protocol import Onward
 from gemini_streams.errors import APIError, GeminiStreamsError, StreamCrashedError
 from gemini_streams.messages import StreamRestarting
 from gemini_streams.streams.attempt import Attempt, hang_up
-from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, next_wait
+from gemini_streams.streams.retry import TOO_MANY_REQUESTS, Failed, moves_on, next_wait
 from gemini_streams.streams.session import Session
 from gemini_streams.streams.status import ENDED, follow
 
@@ -69,12 +73,20 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
             waited=session.waits.seconds,
             deadline=session.options.deadline,
         )
+        place = _next_place(session, error, onward)
     hang_up(attempt)
     if isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS and error.retryable:
         session.waits.refused(asked)
     else:
         session.waits.left()
-    wait = next_wait(session.options.retry, failed, random.uniform)
+    wait, named = None, asked
+    if place is not None:
+        named = session.shared_wait(place)
+        moved = msgspec.structs.replace(failed, moves=named)
+        wait = next_wait(session.options.retry, moved, random.uniform)
+    if wait is None:  # there is no other endpoint, or its wait is too long
+        place, named = None, asked
+        wait = next_wait(session.options.retry, failed, random.uniform)
     if wait is None:
         with session.lock:
             if onward.bills:
@@ -84,10 +96,12 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
     with session.lock:
         if session.status in ENDED:  # meanwhile
             return None
-        session.waits.keep(wait.delay if asked else 0.0, counted=wait.counted)
+        session.waits.keep(wait.delay if named else 0.0, counted=wait.counted)
         if onward.bills:
             _add_usage(session, attempt, resume_at)
         session.progress.reached(onward.resume, resume_at)
+        if place is not None:
+            session.turn_to(place)
         _restart(session, error, resume_at, wait.delay)
         if session.status in ENDED:  # no subscriber was left to take the news
             return None
@@ -116,6 +130,20 @@ def _add_usage(session: Session, attempt: Attempt | None, resume_at: int) -> Non
     session.progress.keep(None if attempt is None else attempt.meaning.usage, resume_at)
 
 
+def _next_place(session: Session, error: GeminiStreamsError, onward: Onward) -> int | None:
+    """Return the endpoint that comes next: behind the present one, one without a shared wait where there is one.
+
+    `None`: the stream stays. What exists at one endpoint alone (an interaction, a token to go on with) never moves.
+    """
+    count = len(session.targets)
+    if count == 1 or onward.resume is not None or session.interaction_id is not None:
+        return None
+    if session.request.bound or not moves_on(error):
+        return None
+    others = [(session.place + step) % count for step in range(1, count)]
+    return next((place for place in others if not session.shared_wait(place)), others[0])
+
+
 def _told(error: GeminiStreamsError, attempt: Attempt | None) -> GeminiStreamsError:
     """Return an error that also tells of work at the server without a known id, where there may be some."""
     call = None if attempt is None else attempt.call
@@ -135,7 +163,15 @@ def _restart(session: Session, error: GeminiStreamsError, resume_at: int, delay:
     session.next_sequence = resume_at
     session.history.restart(session.attempt, resume_at)
     session.table.count_restart()
-    message = StreamRestarting(session.stream_id, session.attempt, resume_at, delay, error, session.tag)
+    message = StreamRestarting(
+        session.stream_id,
+        session.attempt,
+        resume_at,
+        delay,
+        error,
+        session.tag,
+        endpoint=session.target.name,
+    )
     for subscription in session.audience.all:
         subscription.restart(message)
         subscription.stalled_since = None

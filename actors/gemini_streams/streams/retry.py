@@ -15,6 +15,10 @@ In this order:
 5. Where the server names more than `max_retry_after`, or its waits come to more than `max_total_wait`, or the wait
    ends after `total_time` or the deadline, the stream fails at once: the caller learns at once what cannot be helped,
    and `retry_at` until when.
+
+Where another endpoint comes next (`moves_on`), the error need not be one that trying again at the same place can help.
+The only wait then is the one that the streams at the coming endpoint share. A 429 that is followed by such a wait does
+not count.
 """
 
 from __future__ import annotations
@@ -23,12 +27,22 @@ from collections.abc import Callable
 
 import msgspec
 
-from gemini_streams.errors import APIError, FirstEventTimeoutError, GeminiStreamsError
+from gemini_streams.errors import (
+    APIError,
+    ConnectionFailedError,
+    ConnectionLostError,
+    FirstEventTimeoutError,
+    GeminiStreamsError,
+    IdleTimeoutError,
+    MissingCredentialsError,
+)
 from gemini_streams.options import RetryPolicy
 
-__all__ = ["TOO_MANY_REQUESTS", "Failed", "Wait", "backoff", "next_wait"]
+__all__ = ["TOO_MANY_REQUESTS", "Failed", "Wait", "backoff", "moves_on", "next_wait"]
 
 TOO_MANY_REQUESTS = 429
+_ELSEWHERE = frozenset({401, 403, 408, 429})
+"""Statuses of one endpoint's own, besides those of the server's faults."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +72,14 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     delay: float | None = None
     """Seconds that stand in place of the policy's own wait."""
 
+    moves: float | None = None
+    """Seconds for which the coming endpoint's streams share a wait, where another endpoint comes; `None`: none does."""
+
     @property
     def limited(self) -> bool:
         """Whether it was a 429 that named a wait."""
-        return is_limited(self.error, self.asked)
+        kept = self.asked if self.moves is None else self.moves
+        return is_limited(self.error, self.asked or kept) and kept > 0
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -70,6 +88,20 @@ class Wait(msgspec.Struct, frozen=True):
     delay: float
     counted: bool
     """Whether the attempt that has failed counts against `attempts`."""
+
+
+def moves_on(error: GeminiStreamsError) -> bool:
+    """Whether an error may be one endpoint's own, so that another one is worth asking."""
+    if isinstance(error, APIError):
+        return error.code in _ELSEWHERE or error.code >= 500
+    return isinstance(
+        error,
+        ConnectionFailedError
+        | ConnectionLostError
+        | FirstEventTimeoutError
+        | IdleTimeoutError
+        | MissingCredentialsError,
+    )
 
 
 def is_limited(error: GeminiStreamsError, asked: float) -> bool:
@@ -91,7 +123,8 @@ def next_wait(policy: RetryPolicy, failed: Failed, uniform: Callable[[float, flo
     error = failed.error
     again = failed.verdict
     if again is None:
-        again = error.retryable and not (isinstance(error, FirstEventTimeoutError) and failed.silences > 1)
+        silent = isinstance(error, FirstEventTimeoutError) and failed.silences > 1
+        again = failed.moves is not None or (error.retryable and not silent)
     if not again or policy.attempts == 1:
         return None
     counted = failed.counts and (failed.voids or not failed.limited)
@@ -99,10 +132,10 @@ def next_wait(policy: RetryPolicy, failed: Failed, uniform: Callable[[float, flo
         return None
     if failed.voids and policy.on_partial == "fail":
         return None
-    asked = failed.asked
+    asked = failed.asked if failed.moves is None else failed.moves
     if asked > policy.max_retry_after or (asked and failed.waited + asked > policy.max_total_wait):
         return None
-    delay = failed.delay
+    delay = failed.delay if failed.moves is None else 0.0
     if delay is None:
         delay = backoff(policy, failed.attempt - failed.kept if counted else failed.kept + 1, uniform)
     if asked:

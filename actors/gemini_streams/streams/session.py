@@ -79,10 +79,12 @@ class Session(State):
                 cursor=self.request.cursor(self.progress.resume, self.attempt),
             )
 
-    def asks_the_same(self, request: Request, model: str, target: Target) -> bool:
+    def asks_the_same(self, request: Request, models: tuple[str, ...], targets: tuple[Target, ...]) -> bool:
         """Whether a request is the one this stream was started with, by the same tenant of the same service."""
         return (
-            model == self.model and target.identity == self.target.identity and self.request.same_as(request)
+            models == self.models
+            and [target.identity for target in targets] == [target.identity for target in self.targets]
+            and self.request.same_as(request)
         )
 
     # -- the supervisor's thread
@@ -103,6 +105,12 @@ class Session(State):
         """Take note that the stream is held back: others may be launched meanwhile."""
         self.table.launches.out(self)
 
+    def choose(self) -> None:
+        """Begin at the first endpoint without a shared wait; where all have one, at the one of the shortest wait."""
+        if len(self.targets) > 1 and self.fresh:
+            with self.lock:
+                self.turn_to(min(range(len(self.targets)), key=self.shared_wait))
+
     def begin(self) -> Attempt | None:
         """Begin the next attempt; `None` where the stream has ended."""
         with self.lock:
@@ -110,6 +118,7 @@ class Session(State):
                 return None
             if self.status == "restarting":
                 self.status = follow(self.status, "starting")
+            self.fresh = False
             attempt = self.current = Attempt(self.attempt, self.reader_of_events())
         self.table.observed.attempt(self, self.progress.resume_at)
         return attempt

@@ -21,9 +21,11 @@ Each thread has its own end of a stream, and the ends hold the rules:
 Every field is written with the lock held, but for those marked *:
 
     field                              written by                                may be read without the lock by
-    stream_id, run, tag, model,
-      options, target, request, table,
+    stream_id, run, tag, options,
+      targets, models, request, table,
       clock, patient, context          no thread: they never change              any thread
+    target, model, place               the supervisor's; the stream's            any thread: right a moment ago
+    fresh                              the stream's                              no thread
     slot *                             a thread with the table's lock            the manager's, the supervisor's
     ref *                              the supervisor's, before the attempt      any thread
     started_at, started_mono           the thread that launches the stream       any thread
@@ -113,14 +115,17 @@ class State:
         "error",
         "events_count",
         "first_event_at",
+        "fresh",
         "heard_at",
         "history",
         "last",
         "lock",
         "model",
+        "models",
         "next_sequence",
         "options",
         "patient",
+        "place",
         "progress",
         "ref",
         "request",
@@ -134,6 +139,7 @@ class State:
         "table",
         "tag",
         "target",
+        "targets",
         "undecided",
         "waits",
         "watchdog",
@@ -148,7 +154,8 @@ class State:
         run: str,
         tag: Any,
         request: Request,
-        target: Target,
+        targets: tuple[Target, ...],
+        models: tuple[str, ...],
         options: Settings,
         table: Table,
         patient: bool = False,
@@ -159,9 +166,14 @@ class State:
         self.run = run
         """Tells this stream from one that was started under the same id before or after it."""
         self.tag = tag
-        self.model = options.model
         self.options = options
-        self.target = target
+        self.targets = targets
+        """Those of its endpoints, in order."""
+        self.models = models
+        """What each of them is asked for."""
+        self.turn_to(0)
+        self.fresh = True
+        """Whether no attempt has begun."""
         self.request = request
         self.table = table
         self.clock = clock = options.clock
@@ -221,10 +233,25 @@ class State:
         """How many attempts have begun, or would have."""
         return self.attempt - 1 if self.status == "restarting" else self.attempt
 
+    def turn_to(self, place: int) -> None:
+        """Ask this one of the endpoints from now on; with the lock held."""
+        self.place = place
+        self.target = self.targets[place]
+        self.model = self.models[place]
+
     @property
     def quota_key(self) -> tuple[str, str, str]:
         """What this stream shares a rate limit by."""
-        return self.target.quota_key(self.model or "interactions")  # a resumed one does not say its model
+        return self.quota_key_at(self.place)
+
+    def quota_key_at(self, place: int) -> tuple[str, str, str]:
+        """Return what it would share a rate limit by at another endpoint."""
+        model = self.models[place] or "interactions"  # a resumed one does not say its model
+        return self.targets[place].quota_key(model)
+
+    def shared_wait(self, place: int) -> float:
+        """Return the seconds for which streams at this endpoint are held back; 0: they are not."""
+        return self.cooldowns.left(self.quota_key_at(place))
 
     @property
     def interaction_id(self) -> str | None:

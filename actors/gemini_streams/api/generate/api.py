@@ -30,7 +30,7 @@ _decoder = msgspec.json.Decoder()
 class GenerateRequest:
     """What one stream asks of `streamGenerateContent`."""
 
-    __slots__ = ("_follows", "_without", "body")
+    __slots__ = ("_follows", "_without", "body", "bound")
 
     cancel_on: CancelOn = "never"
     start: Start | None = None
@@ -41,6 +41,7 @@ class GenerateRequest:
         self._without = body  # any token
         self.body = body if token is None else with_token(body, token)
         self._follows = follows  # continuation tokens
+        self.bound = token is not None
 
     def __repr__(self) -> str:
         return f"<GenerateRequest of {sum(map(len, self.body))} bytes>"

@@ -51,12 +51,22 @@ _decoder = msgspec.json.Decoder()
 class InteractionRequest:
     """What one stream asks of the Interactions API. Immutable."""
 
-    __slots__ = ("_most", "body", "cancel_on", "resumable", "start")
+    __slots__ = ("_model", "_most", "body", "bound", "cancel_on", "resumable", "start")
 
     def __init__(
-        self, body: Body, *, resumable: bool, cancel_on: CancelOn, most: float, start: Start | None = None
+        self,
+        body: Body,
+        *,
+        resumable: bool,
+        cancel_on: CancelOn,
+        most: float,
+        start: Start | None = None,
+        model: str | None = None,
+        bound: bool = False,
     ) -> None:
         self.body = body  # empty where nothing is asked for
+        self._model = model  # that the body names; another endpoint may be asked for another one
+        self.bound = bound
         self.resumable = resumable
         self._most = most
         self.cancel_on: CancelOn = cancel_on
@@ -65,13 +75,14 @@ class InteractionRequest:
     def __repr__(self) -> str:
         return f"<InteractionRequest of {sum(map(len, self.body))} bytes>"
 
-    def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:  # noqa: ARG002 - the body names it
+    def call(self, target: Target, model: str, resume: ResumePoint | None) -> Call:
         """Return the POST, or the GET of the stream or the resource."""
         course = cast("Course | None", resume)
         if course is None:
-            return Call("POST", target.url("interactions"), self.body, streams=not self.resumable)
+            body = self.body if self._names(model) else (msgspec.json.encode(self._said_to(model)),)
+            return Call("POST", target.url("interactions"), body, streams=not self.resumable)
         if course.hop is not None:
-            return Call("POST", target.url("interactions"), self._hop(course))
+            return Call("POST", target.url("interactions"), self._hop(course, model))
         url = target.url(f"interactions/{quote(course.interaction_id, safe='')}")
         if course.status is not None:
             return Call("GET", f"{url}?stream=false", (), streams=False, asks=False, within=LATE_USAGE)
@@ -81,8 +92,16 @@ class InteractionRequest:
         behind = "" if event_id is None else f"&last_event_id={quote(event_id, safe='')}"
         return Call("GET", f"{url}?stream=true{behind}", (), asks=False)
 
-    def _hop(self, course: Course) -> Body:
+    def _names(self, model: str) -> bool:
+        """Whether the body is the one for this model: it has an agent, or the model itself."""
+        return self._model is None or self._model == model
+
+    def _said_to(self, model: str) -> dict[str, Any]:
         body = self.shown()
+        return body if self._names(model) else {**body, "model": model}
+
+    def _hop(self, course: Course, model: str) -> Body:
+        body = self._said_to(model)
         body["continuation_token"] = course.hop
         if body.get("store") is not False and course.interaction_id:
             del body["input"]
@@ -182,7 +201,14 @@ def interaction_request(
         store=store,
         more=more,
     )
-    return InteractionRequest(body, resumable=resumable, cancel_on=_checked(cancel_on), most=max_silence)
+    return InteractionRequest(
+        body,
+        resumable=resumable,
+        cancel_on=_checked(cancel_on),
+        most=max_silence,
+        model=model if agent is None else None,
+        bound=previous_interaction_id is not None,
+    )
 
 
 def resumed_request(cursor: Any, *, cancel_on: Any, max_silence: float, now: float) -> InteractionRequest:
@@ -196,6 +222,7 @@ def resumed_request(cursor: Any, *, cancel_on: Any, max_silence: float, now: flo
         cancel_on=_checked(cancel_on),
         most=max_silence,
         start=Start(course, begun + 1, place.sequence),
+        bound=True,
     )
 
 
