@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from gemini_streams import StartStream
 from gemini_streams.testing import LocalGemini, Reply
+from kit.browser import BROWSER
 from kit.helpers import eventually
 from kit.web import on_starlette
 
 if TYPE_CHECKING:
     from conftest import StartManager
 
-BROWSER = os.environ.get("BROWSER_PATH", "")
-
 pytestmark = pytest.mark.skipif(not BROWSER, reason="a real browser: run by `make test-browser`")
-
-
-@pytest.fixture
-def browser(nothing_left_behind: None) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 def asks(name: str) -> StartStream:

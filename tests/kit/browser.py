@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+BROWSER = os.environ.get("BROWSER_PATH", "")
+"""The Chromium of `make test-browser`."""
 
 
 class Sent(NamedTuple):

@@ -32,6 +32,7 @@ the manager's, the clock's. A position is a count of all events, or of their byt
 from __future__ import annotations
 
 import functools
+import queue
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -171,11 +172,19 @@ class Subscription:
         return not common_room((self,), size)[0]
 
     def waiting(self) -> tuple[int, int]:
-        """Return how many events the subscriber has not handled yet, and their bytes."""
-        return (
-            self._sent - self._acked + self.backlog.count,
-            self._sent_bytes - self._acked_bytes + self.backlog.size,
-        )
+        """Return how many events the subscriber has not handled yet, and their bytes.
+
+        A subscriber acknowledges many events at once. So those on their way to an inbox of Pykka's count only where
+        that is not empty.
+        """
+        count, size = self._sent - self._acked, self._sent_bytes - self._acked_bytes
+        if type(self._inbox) in (queue.Queue, Mailbox):
+            there = self._inbox.qsize()
+            if there == 0:
+                count = size = 0
+            elif not self._batched and there < count:
+                count, size = there, size * there // count
+        return count + self.backlog.count, size + self.backlog.size
 
     def takes(self, count: int, size: int) -> bool:
         """Whether so many events, `size` bytes together, can be put into the inbox at once."""

@@ -1,4 +1,5 @@
-"""What watches managers from outside, each in a module of its own, imported where the application asks for it.
+"""What watches managers, each in a module of its own, imported where an application asks for it.
 
-`prometheus` needs prometheus-client, `opentelemetry` needs opentelemetry-api.
+`prometheus` needs prometheus-client, `opentelemetry` needs opentelemetry-api. `dashboard` needs the standard library
+alone.
 """
