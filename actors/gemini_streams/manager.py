@@ -139,12 +139,18 @@ class ManagerRef(SupervisedRef["ManagerActor"]):
         subscriber: pykka.ActorRef[Any] | Collection[pykka.ActorRef[Any]],
         stream_id: str | None = None,
         tag: Any = None,
+        concurrency_key: str | None = None,
         timeout: float | None = None,
         **options: Unpack[StreamOptions],
     ) -> str:
         """Start a stream; returns its id. The parameters are those of `StartStream`."""
         request = StartStream(
-            contents, subscriber=cast("Any", subscriber), stream_id=stream_id, tag=tag, **options
+            contents,
+            subscriber=cast("Any", subscriber),
+            stream_id=stream_id,
+            tag=tag,
+            concurrency_key=concurrency_key,
+            **options,
         )
         return cast("str", self.ask(request, timeout=timeout))
 
@@ -344,7 +350,7 @@ class ManagerActor(SupervisedActor):
         return self._start_stream(self._tree.preparer.prepare(request))
 
     def _start_stream(self, prepared: Prepared) -> str:
-        start, options, subscribers, stream_id, request, targets, models, patient, context = prepared
+        start, options, subscribers, stream_id, request, targets, models, key, patient, context = prepared
         if stream_id is not None:
             session = self._table.get(stream_id)
             if session is not None and session.status != "stopped":
@@ -366,6 +372,7 @@ class ManagerActor(SupervisedActor):
             request=request,
             targets=targets,
             models=models,
+            concurrency_key=key,
             options=options,
             table=self._table,
             patient=patient,
@@ -378,7 +385,7 @@ class ManagerActor(SupervisedActor):
         self._table.add(session)
         for ref in subscribers:
             self._table.watch(ref, session)
-        self._table.observed.started(session, len(subscribers), slot=session.slot)
+        self._table.observed.started(session, len(subscribers), slot=session.slot and not session.deferred)
         self._table.start(session)
         return session.stream_id
 

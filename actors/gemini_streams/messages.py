@@ -76,6 +76,8 @@ class StartStream(_Contents, frozen=True, kw_only=True):
     history: int | msgspec.UnsetType = msgspec.UNSET
     keep: float | msgspec.UnsetType = msgspec.UNSET
     endpoint: Endpoint | Sequence[Endpoint] | msgspec.UnsetType = msgspec.UNSET
+    concurrency_key: str | None = None
+    """Which of the manager's `concurrency` limits holds for it; `None`: that of its model."""
 
     def __repr__(self) -> str:
         return f"StartStream(<contents>, stream_id={self.stream_id!r}, model={self.model!r})"
@@ -287,6 +289,10 @@ class ManagerStats(msgspec.Struct, frozen=True):
     events: int
     observer_lost: int = 0
     """Records that observers have not seen, since they were too slow."""
+    concurrency_running: dict[str, int] = {}
+    """Of each key of the manager's `concurrency`: how many streams have a place, over all endpoints."""
+    concurrency_queued: dict[str, int] = {}
+    """How many wait for one."""
 
 
 # -- what a subscriber receives --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Times are seconds, sizes bytes. A value that cannot be right raises `InvalidRequ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -34,6 +34,8 @@ __all__ = [
     "Settings",
     "StreamOptions",
     "endpoints_of",
+    "key_of",
+    "limits",
 ]
 
 DEFAULT_MODEL = "gemini-flash-latest"
@@ -217,6 +219,25 @@ def _are_observers(name: str, value: Any) -> None:
         raise InvalidRequestError(f"{name}: {error}") from None
 
 
+def limits(name: str, value: Any) -> dict[str, int]:
+    """Return the limits of streams at once by key, `models/` left out; raises `InvalidRequestError`."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+        raise InvalidRequestError(f"{name} must map models or keys to numbers, like {{'gemini-2.5-pro': 8}}")
+    found: dict[str, int] = {}
+    for key, most in value.items():
+        if key_of(key) in found:
+            raise InvalidRequestError(f"{name} names {shown(key_of(key))} twice")
+        found[key_of(key)] = whole(f"{name}[{shown(key)}]", most, 1)
+    return found
+
+
+def key_of(name: str) -> str:
+    """Return a model's name, or another key, as its limit is looked up."""
+    return str.__str__(name).removeprefix("models/")  # no subclass: it becomes a key under locks
+
+
 def _or_none(name: str, value: Any) -> float | None:
     return None if value is None else seconds(name, value)
 
@@ -250,6 +271,7 @@ _MANAGER_OPTIONS: dict[str, Callable[[str, Any], object] | None] = {
     "clock": _is_clock,
     "observers": _are_observers,
     "observer_queue": lambda name, value: whole(name, value, 1),
+    "concurrency": limits,
 }
 
 
@@ -356,6 +378,8 @@ class ManagerOptions(StreamOptions, total=False):
         clock (SYSTEM_CLOCK): What tells the time; for tests.
         observers (()): What is told of starts, restarts and ends: instances of subclasses of `Observer`.
         observer_queue (10000): How many records may wait for the observers; beyond that some are lost, and counted.
+        concurrency (None): How many streams of one model, or of one `concurrency_key`, may run at once at one endpoint,
+            like `{"gemini-2.5-pro": 8}`; the others are queued.
 
     """
 
@@ -368,6 +392,7 @@ class ManagerOptions(StreamOptions, total=False):
     clock: Clock
     observers: Sequence[TreeObserver]
     observer_queue: int
+    concurrency: Mapping[str, int] | None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -392,6 +417,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock = SYSTEM_CLOCK
     observers: Sequence[TreeObserver] = ()
     observer_queue: int = QUEUE
+    concurrency: Mapping[str, int] | None = None
 
     def __repr__(self) -> str:
         return f"Settings(model={self.model!r}, max_streams={self.max_streams})"

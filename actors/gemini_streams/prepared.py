@@ -24,7 +24,7 @@ from gemini_streams.api.endpoint import Target
 from gemini_streams.api.protocol import Request
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError, shown
 from gemini_streams.messages import Patient, ResumeInteraction, Start, StartInteraction, StartStream
-from gemini_streams.options import Settings, endpoints_of, seconds
+from gemini_streams.options import Settings, endpoints_of, key_of, seconds
 from gemini_streams.traces import trace_of
 from pykka_supervisor.log import get_logger
 
@@ -50,6 +50,8 @@ class Prepared(NamedTuple):
     """Those of the endpoints, in order."""
     models: tuple[str, ...]
     """What each of them is asked for."""
+    concurrency_key: str | None
+    """Which limit holds for it; `None`: its model's."""
     patient: bool
     """Whether it waits for a slot, however many wait already."""
     context: contextvars.Context | None
@@ -105,6 +107,7 @@ class Preparer:
             request,
             targets,
             models,
+            _key(start),
             isinstance(message, Patient),
             contextvars.copy_context() if options.observers else None,
         )
@@ -150,6 +153,15 @@ class Preparer:
                 self._targets.clear()
             self._targets[endpoint] = target
         return target
+
+
+def _key(start: Start) -> str | None:
+    key: Any = start.concurrency_key if isinstance(start, StartStream) else None
+    if key is None:
+        return None
+    if not isinstance(key, str) or not key:
+        raise InvalidRequestError(f"concurrency_key must be a string that is not empty, not {shown(key)}")
+    return key_of(key)
 
 
 def refused(error: BaseException, message: Any) -> Exception:

@@ -22,7 +22,7 @@ from gemini_streams.api.checks import check_model
 from gemini_streams.api.chosen import api
 from gemini_streams.errors import MissingCredentialsError
 from gemini_streams.http.connections import Connections
-from gemini_streams.options import ManagerOptions, Settings, endpoints_of
+from gemini_streams.options import ManagerOptions, Settings, endpoints_of, limits
 from gemini_streams.prepared import Preparer
 from gemini_streams.streams.errands import Errands
 from gemini_streams.streams.registry import Sessions
@@ -57,6 +57,7 @@ class Tree:
             max_waiting=chosen.max_waiting,
             linger=chosen.linger,
             clock=chosen.clock,
+            concurrency=limits("concurrency", chosen.concurrency),
         )
         connections = Connections(chosen.connect_timeout, chosen.max_streams, chosen.clock)
         self.feed = Feed(tuple(chosen.observers), chosen.observer_queue, chosen.shutdown)

@@ -49,7 +49,7 @@ def test_the_options_and_their_defaults() -> None:
 
 
 def test_the_options_of_a_stream_are_those_of_a_start() -> None:
-    own = in_code(StartStream).keys() - {"contents", "subscriber", "stream_id", "tag"}
+    own = in_code(StartStream).keys() - {"contents", "subscriber", "stream_id", "tag", "concurrency_key"}
     assert listed("Options of a stream").keys() == own
 
 

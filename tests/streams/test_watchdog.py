@@ -44,6 +44,7 @@ def test_the_next_call_is_not_interrupted_for_the_silence_of_the_last_one() -> N
         ref=None,
         audience=SimpleNamespace(parked=None),
         ended=False,
+        time_runs=True,
     )
     watchdog = Watchdog(stream)
     watchdog.arm()

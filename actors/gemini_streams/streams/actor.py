@@ -122,7 +122,13 @@ class StreamActor(SupervisedActor):
     def _has_to_wait(self, run: _Run) -> bool:
         """Whether the attempt cannot begin yet. Its actor is told the same again when that is to be looked at again."""
         session = self._session
-        if not session.cooldowns.quotas and session.waits.since is None and session.undecided is None:
+        limited = len(session.targets) > 1 and session.table.places.limits
+        if (
+            not session.cooldowns.quotas
+            and session.waits.since is None
+            and session.undecided is None
+            and not limited
+        ):
             return False
         if session.waits.since is None:
             session.choose()
@@ -135,7 +141,7 @@ class StreamActor(SupervisedActor):
                 session.clock.call_later(delay, again)
                 return True
         try:
-            held = session.waits.held_back(again)
+            held = not session.has_place(again) or session.waits.held_back(again)
         except APIError as error:  # no request was made, so there is nothing to try again
             session.fail(error)
             return False

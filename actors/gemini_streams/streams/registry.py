@@ -6,6 +6,7 @@ The rules:
   anything.
 - A stream holds a slot from its launch to its end, whichever end that is. Streams that wait for a slot are launched in
   the order of asking.
+- A stream that has a slot and no place (`places`) is queued like one without a slot. Its time begins with its launch.
 - An ended stream stays visible for `linger` seconds.
 - Each subscriber is watched once, however many streams it subscribes to.
 
@@ -21,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pykka
@@ -39,6 +40,7 @@ from gemini_streams.safely import safely
 from gemini_streams.streams.errands import Cancel
 from gemini_streams.streams.observed import Observed
 from gemini_streams.streams.pacing import Launches
+from gemini_streams.streams.places import Places
 from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.session import Session
 from pykka_supervisor import Clock, Down, MonitorRef, Timer, demonitor
@@ -105,7 +107,10 @@ class Sessions:
         max_waiting: int,
         linger: float,
         clock: Clock,
+        concurrency: Mapping[str, int] | None = None,
     ) -> None:
+        self.places = Places(concurrency or {})
+        """How many streams of one key run at once at one endpoint."""
         self.max_streams = max_streams
         self.max_waiting = max_waiting
         self._linger = linger
@@ -178,14 +183,27 @@ class Sessions:
             else:
                 self._waiting[session.stream_id] = session
                 self._patient += session.patient
+        if session.slot:
+            session.deferred = not self._has_place(session)
 
     def start(self, session: Session) -> None:
-        """Launch a stream that was added, if it has a slot."""
-        if session.slot:
+        """Launch a stream that was added, if it has a slot and a place."""
+        if session.slot and not session.deferred:
             session.launched()
             self._tell(StartSession(session))
         else:
             session.waiting()
+
+    def _has_place(self, session: Session) -> bool:
+        """Take a place for a stream; where there is none, the stream is launched when it has one."""
+        if not self.places.limits:
+            return True
+        has = self.places.take(
+            session, session.concurrency_place, lambda: safely(self._tell, StartSession(session))
+        )
+        if session.ended:  # and the thread that ended it has been here before
+            self.places.give_up(session)
+        return has
 
     def _admit(self, patient: bool) -> None:  # noqa: FBT001
         if self._process_ends:
@@ -222,7 +240,9 @@ class Sessions:
                 drained, self._on_drained = self._on_drained, drained
         if idle and session.ref is not None:
             safely(self._tell, CancelSession(session))
-        if following is not None:
+        if self.places.limits:
+            safely(self.places.give_up, session)
+        if following is not None and safely(self._has_place, following):
             safely(self._tell, StartSession(following))
         for on_drained in drained:
             safely(on_drained)
@@ -312,8 +332,8 @@ class Sessions:
         """End every stream; returns how many had not ended. With an error where the tree has died."""
         count = 0
         for session in sorted(
-            self.all(), key=lambda session: session.slot
-        ):  # or the streams that wait would get the slots
+            self.all(), key=lambda session: (session.slot, session.status != "queued")
+        ):  # or the streams that wait would get the slots and the places
             ended = safely(session.stop, reason) if isinstance(reason, str) else safely(session.fail, reason)
             count += bool(ended)
         return count
@@ -408,6 +428,7 @@ class Sessions:
 
     def stats(self) -> ManagerStats:
         """Return the figures as they are now."""
+        running, queued = self.places.figures()
         with self._lock:
             sessions = list(self._sessions.values())
             by_status: dict[Status, int] = {}
@@ -425,6 +446,8 @@ class Sessions:
                 restarts=self._restarts,
                 events=self._past_events + sum(s.events_count for s in sessions),
                 observer_lost=self.observed.lost,
+                concurrency_running=running,
+                concurrency_queued=queued,
             )
 
 

@@ -9,6 +9,7 @@ The rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from gemini_streams.api.endpoint import Target
@@ -40,7 +41,7 @@ class Session(State):
     def waiting(self) -> None:
         """Take note that the stream waits for a slot; its deadline runs."""
         with self.lock:
-            if not self.patient:
+            if self.time_runs:
                 self.watchdog.arm()
 
     def stop(self, reason: Literal["requested", "shutdown"]) -> bool:
@@ -94,8 +95,9 @@ class Session(State):
         with self.lock:
             if self.status != "queued":
                 return
+            waited = not self.time_runs
             self.status = follow(self.status, "starting")
-            if self.patient:
+            if waited:
                 self.started_at, self.started_mono = self.clock.time(), self.clock.monotonic()
             self.watchdog.arm()
 
@@ -104,6 +106,16 @@ class Session(State):
     def stand_aside(self) -> None:
         """Take note that the stream is held back: others may be launched meanwhile."""
         self.table.launches.out(self)
+
+    def has_place(self, wake: Callable[[], None]) -> bool:
+        """Take the place of the endpoint that is asked; where none is free, `wake` is called when there is one."""
+        places = self.table.places
+        if not places.limits:
+            return True
+        has = places.take(self, self.concurrency_place, wake)
+        if self.ended:  # and the thread that ended it may have been here before
+            places.give_up(self)
+        return has
 
     def choose(self) -> None:
         """Begin at the first endpoint without a shared wait; where all have one, at the one of the shortest wait."""

@@ -23,10 +23,12 @@ Every field is written with the lock held, but for those marked *:
     field                              written by                                may be read without the lock by
     stream_id, run, tag, options,
       targets, models, request, table,
-      clock, patient, context          no thread: they never change              any thread
+      clock, patient, context,
+      concurrency_key                  no thread: they never change              any thread
     target, model, place               the supervisor's; the stream's            any thread: right a moment ago
     fresh                              the stream's                              no thread
     slot *                             a thread with the table's lock            the manager's, the supervisor's
+    deferred *                         the manager's, before the launch          any thread
     ref *                              the supervisor's, before the attempt      any thread
     started_at, started_mono           the thread that launches the stream       any thread
     status, error, attempt             the thread that begins, restarts or ends  any thread: right a moment ago
@@ -58,10 +60,11 @@ from gemini_streams.delivery.history import History
 from gemini_streams.delivery.owner import LastMessageOf
 from gemini_streams.errors import GeminiStreamsError
 from gemini_streams.messages import Status
-from gemini_streams.options import Settings
+from gemini_streams.options import Settings, key_of
 from gemini_streams.streams.attempt import Attempt
 from gemini_streams.streams.observed import Observed
 from gemini_streams.streams.pacing import Launches
+from gemini_streams.streams.places import Place, Places
 from gemini_streams.streams.progress import Progress
 from gemini_streams.streams.rate_limits import Cooldowns
 from gemini_streams.streams.status import ENDED
@@ -81,6 +84,10 @@ class Table(Protocol):
     @property
     def cooldowns(self) -> Cooldowns:
         """The waits that streams of one quota share."""
+
+    @property
+    def places(self) -> Places:
+        """How many streams of one key run at once at one endpoint."""
 
     @property
     def observed(self) -> Observed:
@@ -109,8 +116,10 @@ class State:
         "broken",
         "cancels",
         "clock",
+        "concurrency_key",
         "context",
         "current",
+        "deferred",
         "ended_mono",
         "error",
         "events_count",
@@ -158,6 +167,7 @@ class State:
         models: tuple[str, ...],
         options: Settings,
         table: Table,
+        concurrency_key: str | None = None,
         patient: bool = False,
         context: contextvars.Context | None = None,
     ) -> None:
@@ -183,6 +193,10 @@ class State:
         """Whether it waits for a slot however many wait, and its time begins with that slot."""
         self.context = context
         """The asker's context variables, for observers."""
+        self.concurrency_key = concurrency_key
+        """Which limit of streams at once holds for it; `None`: its model's."""
+        self.deferred = False
+        """Whether it had a slot at once and no place: its time begins with its launch."""
         self.slot = False
         """Whether it holds one of the table's slots; the table's business."""
         self.ref: pykka.ActorRef[Any] | None = None
@@ -252,6 +266,16 @@ class State:
     def shared_wait(self, place: int) -> float:
         """Return the seconds for which streams at this endpoint are held back; 0: they are not."""
         return self.cooldowns.left(self.quota_key_at(place))
+
+    @property
+    def concurrency_place(self) -> Place:
+        """Where, and by which key, the number of streams that run at once is limited."""
+        return self.target.identity, self.concurrency_key or key_of(self.model)
+
+    @property
+    def time_runs(self) -> bool:
+        """Whether the stream's time has begun: that of one that waits may begin with its launch."""
+        return self.status != "queued" or not (self.patient or self.deferred)
 
     @property
     def interaction_id(self) -> str | None:

@@ -78,6 +78,10 @@ class Watched(Protocol):
     def ended(self) -> bool:
         """Whether the stream has ended."""
 
+    @property
+    def time_runs(self) -> bool:
+        """Whether the stream's time has begun."""
+
     def paused(self, seconds: float) -> None:
         """Tell the observers of a wait for room."""
 
@@ -128,7 +132,7 @@ class Watchdog:
         moments: list[float] = []
         stream = self._stream
         options, attempt = stream.options, stream.current
-        if options.deadline is not None:
+        if options.deadline is not None and stream.time_runs:
             moments.append(stream.started_mono + options.deadline)
         if self.keep_until is not None:
             moments.append(self.keep_until)
@@ -162,7 +166,7 @@ class Watchdog:
                 return
             now = stream.clock.monotonic()
             deadline, attempt = stream.options.deadline, stream.current
-            if deadline is not None and now >= stream.started_mono + deadline:
+            if deadline is not None and stream.time_runs and now >= stream.started_mono + deadline:
                 late = DeadlineExceededError(f"the stream's deadline of {deadline:g} s has passed")
             elif self.keep_until is not None and now >= self.keep_until:
                 interrupted = stream.members.forsake()
