@@ -92,72 +92,66 @@ class Application:
 
 
 @pytest.fixture
-def gemini() -> Iterator[LocalGemini]:
-    """Start a Gemini on loopback."""
-    with LocalGemini() as server:
-        yield server
-
-
-@pytest.fixture
-def application(gemini: LocalGemini) -> Iterator[Application]:
+def application(local_gemini: LocalGemini) -> Iterator[Application]:
     """Start the application on an answer that waits at its gate after two events."""
-    gemini.on("sales", Reply(TEXT, hold_after=2), Reply(TEXT))
-    started = Application(gemini)
-    gemini.gate("sales").reached()
+    local_gemini.on("sales", Reply(TEXT, hold_after=2), Reply(TEXT))
+    started = Application(local_gemini)
+    local_gemini.gate("sales").reached()
     yield started
     started.tree.stop()
 
 
-def test_its_streams_actor_is_killed(gemini: LocalGemini, application: Application) -> None:
+def test_its_streams_actor_is_killed(local_gemini: LocalGemini, application: Application) -> None:
     """The supervisor of the streams starts it again: one more request, and the whole answer."""
     kill(application.stream_actor())
     answer = application.answer()
     assert (answer.text, answer.ok) == (TEXT, True)
-    assert len(gemini.requests) == 2
+    assert len(local_gemini.requests) == 2
 
 
-def test_the_manager_is_killed(gemini: LocalGemini, application: Application) -> None:
+def test_the_manager_is_killed(local_gemini: LocalGemini, application: Application) -> None:
     """The stream does not notice: nothing is asked for twice, so nothing is billed twice."""
     kill(application.manager)
     await_restart(application.manager)
-    gemini.gate("sales").open()
+    local_gemini.gate("sales").open()
     assert application.answer().text == TEXT
-    assert len(gemini.requests) == 1
+    assert len(local_gemini.requests) == 1
 
 
-def test_the_reporter_is_killed(gemini: LocalGemini, application: Application) -> None:
+def test_the_reporter_is_killed(local_gemini: LocalGemini, application: Application) -> None:
     """It asks again in its new life, and the answer is whole."""
     reporter = whereis("reporter")
     assert reporter is not None
     kill(reporter)
     await_restart(reporter)
-    gemini.gate("sales").open()
+    local_gemini.gate("sales").open()
     answer = application.answer()
     assert (answer.text, answer.ok) == (TEXT, True)
 
 
-def test_the_supervisor_of_the_streams_is_killed(gemini: LocalGemini, application: Application) -> None:
+def test_the_supervisor_of_the_streams_is_killed(
+    local_gemini: LocalGemini, application: Application, gemini_probe: Probe
+) -> None:
     """The stream ends with an error, told once; the tree goes on and takes new streams."""
     streams = supervisor_of(application.stream_actor())
     assert streams is not None
     kill(streams)
     assert isinstance(application.answer().error, StreamCrashedError)
     await_restart(streams)
-    gemini.on("alive", Reply("Yes."))
-    with Probe() as probe:
-        application.manager.start_stream("Are you alive?", subscriber=probe.ref)
-        probe.expect(StreamComplete)
-        assert check_history(probe.messages, ended=True) == []
+    local_gemini.on("alive", Reply("Yes."))
+    application.manager.start_stream("Are you alive?", subscriber=gemini_probe.ref)
+    gemini_probe.expect(StreamComplete)
+    assert check_history(gemini_probe.messages, ended=True) == []
 
 
 @pytest.mark.parametrize("events", range(0, 11, 2))
 @pytest.mark.parametrize("end", ["cut", "reset"])
-def test_the_connection_breaks_after(events: int, end: Any, gemini: LocalGemini) -> None:
+def test_the_connection_breaks_after(events: int, end: Any, local_gemini: LocalGemini) -> None:
     """Wherever it breaks, the answer is whole in the end."""
-    gemini.on("sales", Reply(TEXT, end=end, end_after=events), Failure(503), Reply(TEXT))
-    application = Application(gemini)
+    local_gemini.on("sales", Reply(TEXT, end=end, end_after=events), Failure(503), Reply(TEXT))
+    application = Application(local_gemini)
     assert application.answer().text == TEXT
-    assert len(gemini.requests) == 3
+    assert len(local_gemini.requests) == 3
     application.tree.stop()
 
 

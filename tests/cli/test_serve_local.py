@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gemini_streams import Gemini, ManagerActor, StreamComplete
+from gemini_streams import Gemini, ManagerActor, ManagerRef, StreamComplete
 from gemini_streams.cli.scenarios import SCENARIOS, play
 from gemini_streams.testing import LocalGemini, Reply
 from kit.command import command, environment, run
@@ -113,19 +113,17 @@ def test_a_scenario_that_is_wrong_is_2(tmp_path: Path, script: str | None, said:
 
 
 @pytest.mark.parametrize("name", ["overloaded", "cut"])
-def test_a_scenario_fails_once_a_prompt(name: str, probe: Probe, gemini: LocalGemini) -> None:
-    play(gemini, name)
-    manager = ManagerActor.start(endpoint=gemini.endpoint)
-    try:
-        for prompt in ("a", "b"):
-            stream = manager.start_stream(prompt, subscriber=probe.ref)
-            last = last_of(probe, stream)
-            assert isinstance(last, StreamComplete)
-            assert (last.ok, last.attempts) == (True, 2)
-            assert "This is a stand-in" in text_of(probe, stream)
-    finally:
-        manager.stop(timeout=20)
-    assert len(gemini.requests) == 4
+def test_a_scenario_fails_once_a_prompt(
+    name: str, local_gemini: LocalGemini, gemini_manager: ManagerRef, gemini_probe: Probe
+) -> None:
+    play(local_gemini, name)
+    for prompt in ("a", "b"):
+        stream = gemini_manager.start_stream(prompt, subscriber=gemini_probe.ref)
+        last = last_of(gemini_probe, stream)
+        assert isinstance(last, StreamComplete)
+        assert (last.ok, last.attempts) == (True, 2)
+        assert "This is a stand-in" in text_of(gemini_probe, stream)
+    assert len(local_gemini.requests) == 4
 
 
 def test_each_scenario_is_in_the_help() -> None:

@@ -1,8 +1,8 @@
 """The programs in the documents run as they stand, and print what the block behind them says.
 
-A block ```python is a program, or a test (then its functions `test_*` are called); a block ```text right behind it is
-its output. They run in a process of their own with a key and a base URL in the environment, which are the local
-Gemini's.
+A block ```python is a program, or a test: its functions `test_*` are called, or run by pytest where they ask for
+fixtures. A block ```text right behind it is its output. Each runs in a process of its own with a key and a base URL in
+the environment, which are the local Gemini's.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class Block(NamedTuple):
         named = re.match(r"# (\w+\.py)\n", self.code)
         return named[1] if named else f"{Path(self.document).stem.replace('-', '_')}_{self.line}.py"
 
+    @property
+    def asks_for_fixtures(self) -> bool:
+        return re.search(r"(?m)^def test_\w+\(\s*\w", self.code) is not None
+
 
 def blocks() -> list[Block]:
     found = []
@@ -67,18 +71,19 @@ def blocks() -> list[Block]:
 def test_a_program_of_the_documents(block: Block, gemini: LocalGemini, tmp_path: Path) -> None:
     gemini.on("sky", Reply("Because air scatters short waves more than long ones."))
     program = tmp_path / "program.py"
-    program.write_text(block.code + _CALL_TESTS)
+    program.write_text(block.code if block.asks_for_fixtures else block.code + _CALL_TESTS)
+    by_pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--strict-markers"]
     env = os.environ | {"GEMINI_API_KEY": "local-key", "GOOGLE_GEMINI_BASE_URL": gemini.url}
     env.pop("GOOGLE_API_KEY", None)
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)],
+        [sys.executable, "-W", "error", *(by_pytest if block.asks_for_fixtures else ()), str(program)],
         check=False,
         capture_output=True,
         text=True,
         timeout=30,
         env=env,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout * block.asks_for_fixtures
     if block.output is not None:
         assert done.stdout == block.output
     assert not re.search(r"(?m)^Traceback", done.stderr)  # a report of a crash may have one

@@ -145,6 +145,11 @@ def test_the_suite_that_makes_faults() -> None:
     assert re.search(r"(?m)^16 passed in", done.stdout)
 
 
+def test_the_suite_with_the_plugins_fixtures() -> None:
+    done = run("test_newsletter.py", "-q", "-p", "no:cacheprovider", "-c", os.devnull)
+    assert re.search(r"(?m)^11 passed in", done.stdout)
+
+
 def test_every_example_is_run_here_or_by_the_supervisors_tests() -> None:
     tests = "".join(
         (Path(__file__).parents[1] / each).read_text()

@@ -14,15 +14,7 @@ from typing import Any
 import pykka
 import structlog
 
-SHARED_THREADS = frozenset(
-    {
-        "gemini-streams-refusals",
-        "pykka-supervisor-timers",
-        "pykka-supervisor-signals",
-        "pykka-supervisor-log",
-    }
-)
-"""Made once for the process, by design."""
+from gemini_streams.testing.leftovers import SHARED_THREADS
 
 _PATIENCE = 5.0
 

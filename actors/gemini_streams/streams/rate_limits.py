@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable
 from gemini_streams.streams.pace import Pace
 from pykka_supervisor import Clock, Timer
 
-__all__ = ["Cooldowns", "join", "leave"]
+__all__ = ["Cooldowns", "forget", "join", "leave", "shared_waits"]
 
 LONGEST = 86_400.0
 """Seconds; a wait that a server names is shared for a day at most."""
@@ -129,6 +129,16 @@ class Cooldowns:
             if quota.timer is not None:
                 quota.timer.cancel()
 
+    def forget(self, key: Hashable) -> None:
+        """End a wait: the streams that it holds back are woken, and go when they ask again."""
+        with self._lock:
+            quota = self.quotas.pop(key, None)
+            wakes = [] if quota is None else list(quota.waiting.values())
+        if quota is not None and quota.timer is not None:
+            quota.timer.cancel()
+        for wake in wakes:
+            wake()
+
     # -- with the lock held
 
     def _let_out(self, key: Hashable, quota: _Quota) -> list[Wake]:
@@ -189,6 +199,22 @@ def leave(clock: Clock, user: object) -> None:
             return
         del _books[clock]
     book.close()
+
+
+def shared_waits() -> set[tuple[Clock, Hashable]]:
+    """Name the waits that there are in this process, for tests."""
+    with _lock:
+        books = [(clock, book) for clock, (book, _) in _books.items()]
+    return {(clock, key) for clock, book in books for key in list(book.quotas)}
+
+
+def forget(waits: set[tuple[Clock, Hashable]]) -> None:
+    """End these waits: what they hold back is woken and goes."""
+    for clock, key in waits:
+        with _lock:
+            book, _ = _books.get(clock, (None, None))
+        if book is not None:
+            book.forget(key)
 
 
 def _after_fork_in_child() -> None:
