@@ -202,7 +202,7 @@ def test_it(server, manager, gemini_probe):
 
 def test_next(server, manager, gemini_probe):
     server.on("sky", Reply("Blue."))
-    manager.start_stream("sky", subscriber=gemini_probe.ref)
+    manager.start_stream("sky", subscriber=gemini_probe.ref, retry=RetryPolicy())  # it would wait for all of the 50 s
     assert gemini_probe.expect((StreamComplete, StreamError)).ok
 """
     result = run(pytester, suite)
