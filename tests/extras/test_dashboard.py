@@ -310,6 +310,25 @@ def test_a_client_that_does_not_send_or_read_is_closed(
     assert Got(board, "/tree.json").status == 200
 
 
+def test_a_client_that_sends_a_byte_now_and_then_is_closed(
+    manager: StartManager, dashboard: StartDashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = dashboard(manager())
+    address = ("127.0.0.1", urlsplit(board.url).port or 0)
+    with socket.create_connection(address, timeout=20) as dripping:
+        eventually(lambda: clients() == 1)
+        monkeypatch.setattr(server, "SLOW", 0.5)  # its socket waits for each byte for longer than that
+
+        def closed() -> bool:
+            try:
+                dripping.sendall(b"x")
+            except OSError:
+                return True
+            return clients() == 0
+
+        eventually(closed)
+
+
 def clients() -> int:
     return sum(thread.name == "gemini-streams-dashboard-client" for thread in threading.enumerate())
 

@@ -22,6 +22,7 @@ from gemini_streams.cli.output import UsageError, advice, complain, mute, name_o
 from gemini_streams.cli.scenarios import SCENARIOS
 from gemini_streams.cli.serve_local import run_serve_local
 from gemini_streams.cli.signals import INTERRUPTED, TERMINATED, Terminated, termination
+from gemini_streams.cli.top import SORTS, run_top
 from gemini_streams.errors import GeminiStreamsError, InvalidRequestError
 from gemini_streams.options import DEFAULT_MODEL
 
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("gemini-streams")
     parser.add_argument("--version", action="version", version=f"gemini-streams {version}")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="demo | ask | batch | serve-local"
+        title="commands", required=True, metavar="demo | ask | batch | serve-local | top"
     )
 
     demo = commands.add_parser(
@@ -175,6 +176,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--quiet", action="store_true", help="tell of no request")
     serve.set_defaults(run=run_serve_local)
+    top = commands.add_parser(
+        "top",
+        help="what a dashboard shows, in this terminal",
+        description="Shows the streams of a dashboard (gemini_streams.extras.dashboard), live, until q or Ctrl-C. Where"
+        ' standard output is no terminal it prints one table. Needs rich: pip install "gemini-streams[cli]".',
+    )
+    top.add_argument("url", metavar="URL", help="the dashboard's, such as http://127.0.0.1:8000/")
+    top.add_argument("--once", action="store_true", help="print one table and end")
+    top.add_argument(
+        "--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (default: 1)"
+    )
+    top.add_argument(
+        "--sort", choices=SORTS, default="running", help="the order of the streams (default: %(default)s)"
+    )
+    top.set_defaults(run=run_top)
     return parser
 
 

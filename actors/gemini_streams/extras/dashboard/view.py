@@ -215,15 +215,9 @@ class View:
 
     def streams_json(self) -> bytes:
         """Return all streams as they are now."""
-        now = time.monotonic()
-        streams = []
-        for _, table in self._found():
-            for session in table.all():
-                seen = glance(session)
-                fields = msgspec.structs.asdict(seen)
-                fields["rate"] = _rate(self._rates.get(seen.run), seen, now)
-                streams.append(fields)
-        stats = [msgspec.structs.asdict(table.stats()) for _, table in self._found()]
+        found = self._found()
+        streams = [msgspec.structs.asdict(glance(session)) for _, table in found for session in table.all()]
+        stats = [msgspec.structs.asdict(table.stats()) for _, table in found]
         return _encode({"at": time.time(), "streams": streams, "managers": stats})
 
     def stream_json(self, run: str) -> bytes | None:
