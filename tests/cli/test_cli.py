@@ -235,13 +235,18 @@ def test_no_colour_where_none_is_wanted(terminals: list[Terminal]) -> None:
 
 
 @needs_rich
-def test_ctrl_c_ends_the_demo_cleanly(terminals: list[Terminal]) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGTERM, TERMINATED, "terminated")],
+)
+def test_a_signal_ends_the_demo_cleanly(terminals: list[Terminal], number: int, code: int, said: str) -> None:
     terminal = Terminal("demo")
     terminals.append(terminal)
     terminal.read("bees · answering")
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.wait() == INTERRUPTED
-    assert "interrupted" in terminal.output
+    terminal.process.send_signal(number)
+    assert terminal.wait() == code
+    assert said in terminal.output
+    assert terminal.output.endswith(f"{said}\r\n")
     assert "Traceback" not in terminal.output
 
 
