@@ -423,6 +423,19 @@ def test_a_stopped_dashboard_is_told_nothing_more(
         Got(board, "/")
 
 
+def test_stopping_it_sends_its_viewers_away(manager: StartManager, dashboard: StartDashboard) -> None:
+    board = dashboard(manager())
+    viewers = [tab(board) for _ in range(3)]
+    looks = [frames(viewer) for viewer in viewers]
+    for each in looks:
+        assert next(each)["whole"]
+    board.stop(timeout=20)
+    assert clients() == 0
+    for viewer, each in zip(viewers, looks, strict=True):
+        assert len(list(each)) < 5
+        viewer.close()
+
+
 def test_a_pause_and_what_waits_are_shown(
     gemini: LocalGemini, manager: StartManager, dashboard: StartDashboard
 ) -> None:

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from conftest import StartManager
-from gemini_streams import RetryPolicy, StreamComplete
+from gemini_streams import Gemini, RetryPolicy, StartRecord, StreamComplete
 from gemini_streams.extras import opentelemetry as module
 from gemini_streams.extras import otel_names as names
 from gemini_streams.extras.opentelemetry import OpenTelemetryObserver
@@ -165,6 +165,50 @@ def test_the_metrics_are_those_of_the_conventions_and_have_no_stream_id(
     common = {names.OPERATION, names.PROVIDER, names.SERVER_ADDRESS, names.REQUEST_MODEL}
     assert set(duration.attributes) == set(first.attributes) == common
     assert stream_id not in str(telemetry.reader.get_metrics_data())
+
+
+def test_an_attempt_says_which_endpoint_it_asked(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, telemetry: Telemetry
+) -> None:
+    gemini.on("why", Failure(503))
+    with LocalGemini() as second:
+        url = second.url.replace("127.0.0.1", "localhost")
+        endpoints: Any = [gemini.endpoint, Gemini(base_url=url, api_key="local-key")]
+        ref = manager(endpoint=endpoints, observers=[telemetry.observer], retry=AT_ONCE)
+        ref.start_stream("why", subscriber=probe.ref)
+        assert isinstance(last_of(probe), StreamComplete)
+        ref.stop(timeout=20)
+    asked = [attributes(span)[names.SERVER_ADDRESS] for span in telemetry.named("attempt")]
+    assert asked == ["127.0.0.1", "localhost"]
+    [stream] = telemetry.named("generate_content")
+    assert attributes(stream)[names.SERVER_ADDRESS] == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("host", "provider"),
+    [
+        ("generativelanguage.googleapis.com", "gcp.gemini"),
+        ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+        ("europe-west4-aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ],
+)
+def test_the_provider_is_told_by_the_host(telemetry: Telemetry, host: str, provider: str) -> None:
+    record = StartRecord(
+        at=1.0,
+        stream_id="s",
+        run="r",
+        tag=None,
+        model="m",
+        endpoint=host,
+        attempt=1,
+        context=None,
+        status="starting",
+        subscribers=1,
+    )
+    stream = telemetry.observer._begin(record, 1.0)
+    stream.span.end()
+    [span] = telemetry.named("generate_content")
+    assert attributes(span)[names.PROVIDER] == provider
 
 
 def test_a_lost_start_still_makes_a_span_and_an_open_one_is_not_kept_for_ever(

@@ -107,7 +107,11 @@ class OpenTelemetryObserver(Observer):
             f"attempt {record.attempt}",
             context=trace.set_span_in_context(stream.span, Context()),
             kind=SpanKind.INTERNAL,
-            attributes={names.ATTEMPT: record.attempt, names.RESUME_AT: record.resume_at},
+            attributes={
+                names.ATTEMPT: record.attempt,
+                names.RESUME_AT: record.resume_at,
+                names.SERVER_ADDRESS: record.endpoint,
+            },
             start_time=_nanoseconds(record.at),
         )
 
@@ -153,6 +157,7 @@ class OpenTelemetryObserver(Observer):
         if stream.attempt is not None:
             _end(stream.attempt, record.error, record.at)
         given, made = _input(record), _output(record)
+        stream.span.set_attributes(_common(record))  # it may have gone on at another endpoint
         stream.span.set_attributes(
             {
                 name: value

@@ -80,6 +80,11 @@ class _Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def copy(self) -> _Histogram:
+        made = _Histogram(self._bounds)
+        made._counts, made._sum = self._counts.copy(), self._sum
+        return made
+
     def shown(self) -> tuple[list[tuple[str, float]], float]:
         """Return the cumulated buckets and the sum."""
         total = 0
@@ -151,18 +156,23 @@ class _Counts:
 
     def shown(self) -> list[Metric]:
         """Return all of it as it is now."""
+        with self._lock:  # a stream's thread may wait for it: only copies are made under it
+            counters = {name: counts.copy() for name, counts in self._counters.items()}
+            histograms = {
+                name: {labels: kept.copy() for labels, kept in each.items()}
+                for name, each in self._histograms.items()
+            }
         found: list[Metric] = []
-        with self._lock:
-            for name, (text, labels) in _COUNTERS.items():
-                counter = CounterMetricFamily(f"gemini_streams_{name}", text, labels=labels)
-                for values, count in self._counters[name].items():
-                    counter.add_metric(values, count)
-                found.append(counter)
-            for name, (text, labels, _bounds) in _HISTOGRAMS.items():
-                histogram = HistogramMetricFamily(f"gemini_streams_{name}", text, labels=labels)
-                for values, kept in self._histograms[name].items():
-                    histogram.add_metric(values, *kept.shown())
-                found.append(histogram)
+        for name, (text, labels) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"gemini_streams_{name}", text, labels=labels)
+            for values, count in counters[name].items():
+                counter.add_metric(values, count)
+            found.append(counter)
+        for name, (text, labels, _bounds) in _HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(f"gemini_streams_{name}", text, labels=labels)
+            for values, kept in histograms[name].items():
+                histogram.add_metric(values, *kept.shown())
+            found.append(histogram)
         return found
 
 

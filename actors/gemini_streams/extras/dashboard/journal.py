@@ -116,27 +116,29 @@ class Journal:
     def failures(self) -> list[dict[str, Any]]:
         """Return the latest failures and restarts, the latest one first."""
         with self._lock:
-            return list(reversed(self._failures))
+            latest = list(self._failures)
+        return latest[::-1]
 
     def minutes(self, now: float) -> list[dict[str, Any]]:
         """Return the failures of each of the last minutes, the oldest one first."""
+        with self._lock:  # a stream's thread may wait for it: only the copy is made under it
+            known = {minute: counts.copy() for minute, counts in self._minutes.items()}
         last = int(now // 60)
-        with self._lock:
-            found = []
-            for minute in range(last - _MINUTES + 1, last + 1):
-                counts = self._minutes.get(minute, Counter())
-                causes = {
-                    name.removeprefix("cause "): n for name, n in counts.items() if name[:6] == "cause "
+        found = []
+        for minute in range(last - _MINUTES + 1, last + 1):
+            counts = known.get(minute, Counter())
+            causes = {
+                name.removeprefix("cause "): n for name, n in counts.items() if name.startswith("cause ")
+            }
+            found.append(
+                {
+                    "at": minute * 60,
+                    "failed": counts["failed"],
+                    "restarted": counts["restarted"],
+                    "causes": causes,
                 }
-                found.append(
-                    {
-                        "at": minute * 60,
-                        "failed": counts["failed"],
-                        "restarted": counts["restarted"],
-                        "causes": causes,
-                    }
-                )
-            return found
+            )
+        return found
 
 
 def _said(record: Any) -> tuple[str, str]:
