@@ -238,7 +238,11 @@ def test_an_interaction_with_an_id_never_moves(
     gemini: LocalGemini, other: LocalGemini, manager: StartManager, probe: Probe
 ) -> None:
     gemini.on("why", Reply("one two three four five six", interaction=Interaction(cuts=[4], cut_by="reset")))
-    request = StartInteraction("why", subscriber=probe.ref, endpoint=[gemini.endpoint, other.endpoint])
+    request = StartInteraction(
+        "why",
+        subscriber=probe.ref,
+        endpoint=[gemini.endpoint, other.endpoint],
+    )
     manager().ask(request)
     assert last_of(probe).ok
     assert restarts_of(probe)

@@ -357,3 +357,18 @@ def test_the_error_of_one_stream_is_not_the_others(
     assert all(isinstance(last, StreamError) for last in lasts.values())
     assert len({id(last.error) for last in lasts.values()}) == 5
     assert len(tokens.asked) == 1
+
+
+def test_a_late_401_to_an_old_token_does_not_renew_the_new_one(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, tokens: TokenServer, vertex: VertexAI
+) -> None:
+    tokens.tokens = ["the-first-token", "the-second-token"]
+    gemini.tokens = ("the-second-token",)
+    ref = manager(endpoint=vertex)
+    assert last_of(probe, ref.start_stream("why", subscriber=probe.ref)).ok
+    source = vertex.resolve().credentials
+    assert source.refused(source.generation - 1)
+    assert source.fetching() is None
+    assert source.refused(source.generation)
+    assert source.fetching() is not None
+    tokens.wait_asked(3)
