@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,22 @@ def test_a_foreign_host_is_refused(manager: StartManager, dashboard: StartDashbo
     with socket.create_connection(("127.0.0.1", port or 0), timeout=20) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.test\r\n\r\n")
         assert b" 403 " in plain.recv(100)
+
+
+def test_a_page_of_another_site_can_load_nothing_of_it(
+    manager: StartManager, dashboard: StartDashboard
+) -> None:
+    ref = dashboard(manager())
+
+    def status(path: str, site: str, mode: str) -> int:
+        return Got(ref, path, **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}).status
+
+    for site in ("cross-site", "same-site"):
+        assert status("/events", site, "cors") == 403
+        assert status("/page.js", site, "no-cors") == 403
+        assert status("/", site, "navigate") == 200  # a link to it
+    assert status("/streams.json", "same-origin", "cors") == 200
+    assert status("/", "none", "navigate") == 200
 
 
 def test_the_streams_and_one_streams_time_line(
@@ -389,6 +406,12 @@ def test_it_is_a_child_of_an_applications_tree_and_finds_its_manager_by_name(
         assert len(Got(board, "/streams.json").json["managers"]) == 1
         later = Supervisor.start([ManagerActor.child_spec(name="later", endpoint=gemini.endpoint)])
         assert len(Got(board, "/streams.json").json["managers"]) == 2
+        second = whereis("later")
+        assert second is not None
+        last_of(probe, second.ask(StartStream("hello", subscriber=probe.ref)))
+        viewer = tab(board)
+        assert [row[-1] for row in next(frames(viewer))["rows"]] == ["gemini", "later"]
+        viewer.close()
         later.stop()
         assert len(Got(board, "/streams.json").json["managers"]) == 1
     finally:
@@ -434,6 +457,15 @@ def test_stopping_it_sends_its_viewers_away(manager: StartManager, dashboard: St
     for viewer, each in zip(viewers, looks, strict=True):
         assert len(list(each)) < 5
         viewer.close()
+
+
+def test_without_prometheus_client_there_is_no_scrape_and_all_else_works(
+    manager: StartManager, dashboard: StartDashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    board = dashboard(manager())
+    assert Got(board, "/metrics").status == 404
+    assert Got(board, "/streams.json").status == 200
 
 
 def test_a_pause_and_what_waits_are_shown(

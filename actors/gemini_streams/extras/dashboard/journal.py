@@ -23,6 +23,7 @@ _FAILURES = 100
 _MINUTES = 60
 _CAUSES = 20
 _MOST_TEXT = 300
+_MOST_NAME = 200
 
 Step = tuple[float, str, str]
 """When, in seconds since the epoch; which kind; and what there is to say."""
@@ -89,8 +90,8 @@ class Journal:
             {
                 "at": record.at,
                 "run": record.run,
-                "stream_id": record.stream_id,
-                "model": record.model,
+                "stream_id": record.stream_id[:_MOST_NAME],
+                "model": record.model[:_MOST_NAME],
                 "what": what,
                 "cause": cause,
                 "error": _brief(record.error),

@@ -4,6 +4,7 @@ The rules:
 
 - GET and HEAD alone, and only under a host name that is allowed. A page of another site, whose name was made to lead
   here, is refused for its `Host`.
+- A browser that loads something of it into a page of another site is refused, by what it says in `Sec-Fetch-Site`.
 - One connection, one request, one thread. At most `_CONNECTIONS` connections and `VIEWERS` viewers of `/events`; the
   next one is answered with 503.
 - A connection that has not sent its request, or has not taken what it was sent, within `SLOW` seconds is closed. The
@@ -240,6 +241,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Answer."""
         hosts = self.headers.get_all("Host") or []
         if len(hosts) != 1 or _host_of(hosts[0]) not in self._server.hosts:
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and (
+            self.headers.get("Sec-Fetch-Mode") != "navigate"
+        ):  # a page of another site could read nothing of it, but would take viewers' places
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         parts = urlsplit(self.path)

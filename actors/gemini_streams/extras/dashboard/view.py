@@ -23,7 +23,7 @@ from gemini_streams.extras.dashboard.journal import Journal
 from gemini_streams.extras.managers import Managers, OneManager
 from gemini_streams.streams.glance import Glance, glance
 from gemini_streams.streams.status import ENDED
-from pykka_supervisor import Node, root_of, snapshot
+from pykka_supervisor import Node, root_of, snapshot, whereis
 
 __all__ = ["Frame", "View"]
 
@@ -143,6 +143,15 @@ class View:
     def _found(self) -> list[tuple[Any, Any]]:
         return list({id(table): (ref, table) for ref, table in self.managers.found()}.values())
 
+    def _labels(self, found: list[tuple[Any, Any]]) -> dict[str, str]:
+        """Name each manager: as it is registered, or else by the end of its URN."""
+        labels = {ref.actor_urn: ref.actor_urn[-4:] for ref, _ in found}
+        for name in self.given:
+            ref = whereis(name) if isinstance(name, str) else None
+            if ref is not None and ref.actor_urn in labels:
+                labels[ref.actor_urn] = str(name)
+        return labels
+
     def _show(
         self,
         found: list[tuple[Any, Any]],
@@ -152,11 +161,12 @@ class View:
     ) -> None:
         rows = {}
         rates = {}
+        labels = self._labels(found) if self.several else {}
         for manager, seen in glances:
             before = self._rates.get(seen.run)
             rate = _rate(before, seen, now)
             rates[seen.run] = (seen.events, now, rate)
-            rows[seen.run] = _row(seen, rate, manager.actor_urn[-4:] if self.several else "")
+            rows[seen.run] = _row(seen, rate, labels.get(manager.actor_urn, ""))
         changed = [row for run, row in rows.items() if self._rows.get(run) != row]
         gone = [run for run in self._rows if run not in rows]
         self._rows, self._rates = rows, rates
