@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,22 +127,20 @@ def test_usage(findings: Findings) -> None:
             "the resource has it 0 s behind the end",
         )
     ]
-    late = findings("usage", usage_late=0.3)
-    assert late[:2] == [
-        "in the background: the last event has NO usage; it stands in none",
-        "in the background: the resource has it 0.5 s behind the end",
-    ]
+    last_event, resource, *_ = findings("usage", usage_late=0.3)
+    assert last_event == "in the background: the last event has NO usage; it stands in none"
+    assert re.fullmatch(r"in the background: the resource has it [\d.]+ s behind the end", resource)
 
 
 def test_ten_minutes(findings: Findings) -> None:
-    cut, behind, end, resource, again = findings("ten_minutes", pace=0.01, cut_seconds=0.2)
-    assert cut.startswith("cut after 0.")
+    cut, behind, end, resource, again = findings("ten_minutes", pace=0.02, cut_seconds=0.5)
+    assert cut.startswith("cut after ")
     assert '"code": 503' in behind
     assert end == "then the body's end: clean"
     assert resource == "the resource says in_progress"
-    assert again == "asked again (behind the newest id): 200, step.delta"
+    assert again.startswith("asked again (behind the newest id): 200, step.")
     silent = findings("ten_minutes", "--patience", "0.2", pace=0.001, cut_seconds=0.03, cut_by="silent")
-    assert silent[2].startswith("then the body's end: silent for 0.")
+    assert silent[2].startswith("then the body's end: silent for ")
     assert findings("ten_minutes")[0].startswith("no cut: the run has ended after ")
 
 

@@ -556,8 +556,9 @@ def test_chaos() -> None:
 @pytest.mark.timeout(120)
 def test_chaos_with_interactions() -> None:
     chaos = _run(100, 8, BOTH)
-    assert chaos.done["whole interactions"] > 20, chaos.done
-    assert chaos.done["whole resumed"] > 10, chaos.done
+    assert chaos.done["kill stream"] > 150, chaos.done
+    assert chaos.done["whole interactions"], chaos.done  # how many is the machine's business
+    assert chaos.done["whole resumed"], chaos.done
 
 
 @pytest.mark.soak
