@@ -24,6 +24,7 @@ from gemini_streams import (
 )
 from gemini_streams.testing import Failure, LocalGemini, Reply
 from kit.helpers import LAST, ONCE, error_of, eventually, last_of
+from kit.scene import table_of
 from kit.tokens import TokenServer, token_server
 from pykka_supervisor.testing import Probe
 
@@ -100,6 +101,9 @@ def test_many_that_wait_make_one_request_for_a_token(
     ids = [ref.start_stream("why", subscriber=probe.ref) for _ in range(100)]
     eventually(lambda: waiting_for(vertex) == 100, what=lambda: f"{waiting_for(vertex)} wait")
     assert gemini.requests == []
+    eventually(
+        lambda: not table_of(ref).launches._under_way
+    )  # so other tenants' streams are launched meanwhile
     tokens.open.set()
     assert all(last.ok for last in ends_of(probe, ids).values())
     assert len(tokens.asked) == 1
@@ -118,6 +122,7 @@ def test_a_fetch_holds_up_no_other_stream_and_not_the_manager(
     assert ref.stop_stream(held[0])
     assert isinstance(last_of(probe, held[0]), StreamStopped)
     assert not ref.stop_stream(held[0])
+    eventually(lambda: sum(t.name.startswith("StreamActor") for t in threading.enumerate()) == 59, 4.0)
     tokens.open.set()
     assert all(last.ok for last in ends_of(probe, held[1:]).values())
 
