@@ -425,7 +425,7 @@ function fill({ stream, steps }) {
       ["Events", number(stream.events)], ["Subscribers", stream.subscribers],
       ["Events waiting", number(stream.waiting)], ["Bytes waiting", number(stream.waiting_bytes)],
       ["Bytes kept for replays", number(stream.kept_bytes)],
-      ["Paused", stream.paused === null ? "no" : seconds(stream.paused)], ["Last error", stream.error],
+      ["Paused", stream.paused === null ? null : seconds(stream.paused)], ["Last error", stream.error],
     ].filter(([, value]) => value !== "" && value !== null);
     keep($("facts"), facts, ([name]) => name, ([name]) => {
       const made = make("div", name === "Last error" ? "wide" : "");
