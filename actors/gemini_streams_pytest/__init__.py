@@ -32,13 +32,15 @@ _SPARED_HELP = (
     "names (or patterns, as worker-*) of threads that a test with gemini_streams' fixtures may leave"
 )
 _before: pytest.StashKey[Before] = pytest.StashKey()
-_PATIENCE = 5.0
+_PATIENCE = "gemini_patience"
+_PATIENCE_HELP = "seconds that what such a test began has for its end, once its fixtures have ended (5)"
 _STOP = 20.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the setting of the configuration file."""
+    """Add the settings of the configuration file."""
     parser.addini(_SPARED, _SPARED_HELP, type="linelist", default=[])
+    parser.addini(_PATIENCE, _PATIENCE_HELP, default="5")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,8 +69,16 @@ def _end_what_is_left(item: pytest.Item) -> list[str]:
     del item.stash[_before]
     patterns = item.config.getini(_SPARED)
     return before.end_what_is_left(
-        lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns), _PATIENCE
+        lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns), _patience(item)
     )
+
+
+def _patience(item: pytest.Item) -> float:
+    given = item.config.getini(_PATIENCE)
+    try:
+        return float(given)
+    except ValueError:
+        raise pytest.UsageError(f"{_PATIENCE} is a number of seconds, not {given!r}") from None
 
 
 @pytest.fixture
@@ -135,7 +145,7 @@ def gemini_manager(
     yield manager
     for probe in _gemini_probes:
         probe.stop()
-    left = streams_left(manager, _PATIENCE)
+    left = streams_left(manager, _patience(request.node))
     manager.stop(timeout=_STOP)
     if left:
         pytest.fail(f"{request.node.name} left behind: {', '.join(left)}", pytrace=False)

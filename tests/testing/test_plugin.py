@@ -169,7 +169,7 @@ def test_next(gemini_manager, gemini_probe):
     assert gemini_manager.get_stats().total_streams == 0
     assert sum(t.name.startswith("ManagerActor") for t in threading.enumerate()) == 1
 """
-    result = run(pytester, code + following)
+    result = run(pytester, code + following, "-o", "gemini_patience=1")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines([f"test_it left behind: {said}"])
     assert (
@@ -205,7 +205,7 @@ def test_next(server, manager, gemini_probe):
     manager.start_stream("sky", subscriber=gemini_probe.ref, retry=RetryPolicy())  # it would wait for all of the 50 s
     assert gemini_probe.expect((StreamComplete, StreamError)).ok
 """
-    result = run(pytester, suite)
+    result = run(pytester, suite, "-o", "gemini_patience=1")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["test_it left behind: *a wait that a quota has imposed on other streams"])
 
@@ -256,7 +256,7 @@ def broken(local_gemini):
 def test_it(broken):
     pass
 """
-    result = run(pytester, suite)
+    result = run(pytester, suite, "-o", "gemini_patience=1")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*ValueError: the suite's own"])
     result.stdout.no_fnmatch_line("*left behind*")

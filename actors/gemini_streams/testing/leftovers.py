@@ -31,6 +31,8 @@ SHARED_THREADS = frozenset(
 """Made once for the process, by design."""
 
 _GRAIN = 0.002
+_END = 5.0
+"""Seconds that actors which a test has left have to end before the next test."""
 _RUNNING: tuple[Status, ...] = ("queued", "starting", "active", "restarting")
 
 
@@ -60,6 +62,9 @@ class Before:
             for ref in self._actors_left():
                 with contextlib.suppress(pykka.ActorDeadError):
                     ref.stop(block=False)
+            deadline = time.monotonic() + _END
+            while self._actors_left() and time.monotonic() < deadline:
+                time.sleep(_GRAIN)
         rate_limits.forget(rate_limits.shared_waits() - self._waits)
         return left
 
