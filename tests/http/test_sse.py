@@ -82,7 +82,7 @@ regular = st.builds(
     st.sampled_from([b"\n", b"\r\n"]),
 )
 names = st.lists(
-    st.sampled_from([b"event: step.delta", b"id: v1_7", b"event: data: x", b"id: 7\rid: 8", b"event:x"]),
+    st.sampled_from([b"event: step.delta", b"id: v1_7", b"event: data: x", b"id: 7\rdata: y", b"event:x"]),
     max_size=2,
 )
 named = st.builds(
