@@ -125,12 +125,13 @@ def test_pykkas_private_parts_are_where_they_were() -> None:
 
 
 def test_http_is_spoken_in_one_place() -> None:
-    """But for the environment's proxies, access tokens, and contexts that are made as requests and urllib3 do it."""
+    """But for a dashboard's JSON, the environment's proxies, access tokens, and TLS contexts, made as urllib3 does."""
     allowed = {
         ("connection.py", "*"),
         ("connections.py", "*"),
         ("checks.py", "requests.utils.get_environ_proxies"),
         ("tokens.py", "requests"),
+        ("top.py", "http.client"),
         ("trust.py", "requests.utils.DEFAULT_CA_BUNDLE_PATH"),
         ("trust.py", "urllib3.util.ssl_.create_urllib3_context"),
     }

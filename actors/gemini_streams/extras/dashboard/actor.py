@@ -20,6 +20,15 @@ from gemini_streams.errors import InvalidRequestError
 from gemini_streams.extras.dashboard.server import Server
 from gemini_streams.extras.dashboard.view import View
 from gemini_streams.extras.managers import ManyManagers, several_managers
+
+try:
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+    from gemini_streams.extras.prometheus import PrometheusCollector
+except ImportError:
+    _HAS_PROMETHEUS = False
+else:
+    _HAS_PROMETHEUS = True
 from pykka_supervisor import (
     ChildSpec,
     SupervisedActor,
@@ -200,11 +209,7 @@ class Dashboard(SupervisedActor):
 
 def _metrics(view: View) -> Callable[[], tuple[bytes, str]] | None:
     """Return what makes the Prometheus scrape; `None` where prometheus-client is not installed."""
-    try:
-        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest  # noqa: PLC0415
-
-        from gemini_streams.extras.prometheus import PrometheusCollector  # noqa: PLC0415
-    except ImportError:
+    if not _HAS_PROMETHEUS:
         return None
     if view.collector is None:
         view.collector = PrometheusCollector(*view.given)
