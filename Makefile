@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SITE_VENV := .venv-site
 
-.PHONY: demo test test-browser test-pythons test-wheel lint types check ci docs soak fuzz live bench bench-page bench-plots pykka-suite lock clean
+.PHONY: demo test test-long test-browser test-pythons test-wheel lint types check ci docs soak fuzz live bench bench-page bench-plots pykka-suite lock clean
 
 demo: $(READY)
 	$(BIN)/python -m gemini_streams demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What takes too long for each `make test`: all combinations of google-genai's environment, the plugin's suites, and the
+# like.
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long
 
 # The same tests on every newer CPython of this machine, and against the built wheel in an empty environment.
 test-pythons:

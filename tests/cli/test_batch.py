@@ -150,7 +150,10 @@ def test_a_signal_ends_it_in_order(gemini: LocalGemini, tmp_path: Path, number: 
     assert list(answered(target)) == ["a"]
 
 
-@pytest.mark.parametrize(("at_once", "managers"), [(20, 1), (80, 1), (10, 4)])
+@pytest.mark.parametrize(
+    ("at_once", "managers"),
+    [(20, 1), pytest.param(80, 1, marks=pytest.mark.long), pytest.param(10, 4, marks=pytest.mark.long)],
+)
 def test_none_fails_for_a_quota(gemini: LocalGemini, tmp_path: Path, at_once: int, managers: int) -> None:
     """Ten requests a window of 0.5 s, at a time: the server names the wait."""
     granted: list[float] = []

@@ -159,7 +159,10 @@ def test_it(local_gemini, gemini_manager):
 }
 
 
-@pytest.mark.parametrize("what", LEFT)
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(each, marks=[] if each in ("a thread", "a stream") else pytest.mark.long) for each in LEFT],
+)
 def test_a_test_that_leaves_something_fails_and_the_next_one_does_not(
     pytester: pytest.Pytester, what: str
 ) -> None:
