@@ -9,6 +9,7 @@ from benchmarks.row import Judgement, Results, at_least, at_most, cpu, middle, r
 __all__ = [
     "AIOHTTP",
     "BARE",
+    "CLOSED",
     "EPOLL",
     "GENAI",
     "NAIVE",
@@ -19,9 +20,11 @@ __all__ = [
     "REQUESTS",
     "SHARED",
     "TWO_THREADS",
+    "VIEWED",
     "blackhole",
     "connections",
     "event",
+    "eyes",
     "fan",
     "interaction",
     "one",
@@ -51,6 +54,8 @@ SHARED = "ours, 10 shared actors"
 AIOHTTP = "aiohttp"
 EPOLL = "bare epoll loop"
 REQUESTS = "requests alone"
+CLOSED = "ours, a dashboard"
+VIEWED = "ours, a dashboard in 8 browsers"
 
 NEW_CONNECTIONS = 100
 """Streams of the row `tls-connections`."""
@@ -74,6 +79,15 @@ def one(results: Results) -> list[Judgement]:
         at_least(1, "1 stream, 1 plain actor", plain, _PERCENT, 0.4),
         at_least(2, "1 stream, 1 plain actor", plain, _PERCENT, 0.65, 0.75),
         whole(results, "1 stream", (OURS, PLAIN)),
+    ]
+
+
+def eyes(results: Results) -> list[Judgement]:
+    what = "200 streams: CPU over the same without a dashboard"
+    return [
+        at_most(2, f"{what}: nobody has it open", ratio(results, CLOSED, SHARED, cpu), _TIMES, 1.02),
+        at_most(2, f"{what}: 8 browsers", ratio(results, VIEWED, SHARED, cpu), _TIMES, 1.02),
+        whole(results, "200 streams and a dashboard", (SHARED, CLOSED, VIEWED)),
     ]
 
 

@@ -12,6 +12,7 @@ from benchmarks import judges
 from benchmarks.judges import (
     AIOHTTP,
     BARE,
+    CLOSED,
     EPOLL,
     GENAI,
     NAIVE,
@@ -21,6 +22,7 @@ from benchmarks.judges import (
     REQUESTS,
     SHARED,
     TWO_THREADS,
+    VIEWED,
 )
 from benchmarks.kit import Work
 from benchmarks.row import Judgement, Peer, Results, Row
@@ -232,6 +234,20 @@ EVENT = Row(
     judges.event,
     quick_rounds=1,
 )
+_WATCHED = Work(events=50, delay=100, size=200, streams=200, subscribers=10)
+EYES = Row(
+    "eyes",
+    "200 streams, 10 events a second each for 5 s, 10 consumers, and a dashboard",
+    "event",
+    (
+        Peer(SHARED, "ours", "many", _WATCHED),
+        Peer(CLOSED, "eyes", "closed", _WATCHED),
+        Peer(VIEWED, "eyes", "open_", _WATCHED),
+    ),
+    judges.eyes,
+    rounds=15,
+    quick_rounds=1,
+)
 BLACKHOLE = Row(
     "blackhole",
     "400 streams to an address that swallows connects: how long another tenant's start takes",
@@ -287,6 +303,7 @@ ROWS: tuple[Row, ...] = (
     CONNECTIONS,
     PICTURE,
     _twin(PICTURE, lambda _: [], 1),
+    EYES,
     EVENT,
     _twin(EVENT, lambda _: [], 1),
     BLACKHOLE,

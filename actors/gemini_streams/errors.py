@@ -271,7 +271,11 @@ class InvalidRequestError(GeminiStreamsError, ValueError):
 
 
 class MissingCredentialsError(GeminiStreamsError):
-    """No API key in the arguments and none in the environment."""
+    """No API key or credentials in the arguments or the environment; or credentials that get no access token.
+
+    Raised at the start where this machine can tell; else it is the stream's error. `retryable` where asking the token
+    server again can help.
+    """
 
 
 class MaxStreamsExceededError(GeminiStreamsError):

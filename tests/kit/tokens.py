@@ -69,9 +69,8 @@ class TokenServer:
 
 @functools.cache
 def _private_key() -> str:
-    key = rsa.generate_private_key(
-        public_exponent=65537, key_size=1024
-    )  # reading a key tests its primes: a sixth of the time
+    # A short one: reading a key tests its primes.
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
@@ -85,9 +84,27 @@ def token_server() -> Iterator[TokenServer]:
         def do_POST(self) -> None:
             form = dict(parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
             status, said = served.answer(form)
-            body = json.dumps(said).encode()
+            self._send(status, json.dumps(said), "application/json")
+
+        def do_GET(self) -> None:
+            """Answer as the metadata server of a machine in Google Cloud."""
+            path = self.path.partition("?")[0].removeprefix("/computeMetadata/v1/")
+            if path.endswith("/token"):
+                status, said = served.answer({"path": path})
+                self._send(status, json.dumps(said), "application/json")
+            elif path == "project/project-id":
+                self._send(200, "the-machines-project", "application/text")
+            elif path.startswith("instance/service-accounts/"):
+                about = {"email": "robot@machine", "scopes": ["cloud-platform"], "aliases": ["default"]}
+                self._send(200, json.dumps(about), "application/json")
+            else:
+                self._send(200, "googleapis.com" if path.startswith("universe/") else "", "application/text")
+
+        def _send(self, status: int, said: str, kind: str) -> None:
+            body = said.encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
+            self.send_header("Metadata-Flavor", "Google")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

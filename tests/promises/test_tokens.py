@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import google.auth._helpers
 import google.oauth2.credentials
 import google.oauth2.service_account
 import pytest
@@ -16,9 +21,12 @@ from conftest import StartManager
 from gemini_streams import (
     APIError,
     MissingCredentialsError,
+    RetryPolicy,
     StartInteraction,
     StreamComplete,
     StreamError,
+    StreamEvent,
+    StreamRestarting,
     StreamStopped,
     VertexAI,
 )
@@ -177,10 +185,23 @@ def test_a_token_that_has_run_out_is_not_sent(
     gemini.tokens = ("the-first-token", "the-second-token")
     ref = manager(endpoint=vertex)
     ref.start_stream("why", subscriber=probe.ref)
-    eventually(lambda: len(tokens.asked) >= 2)
+    told = probe.expect(StreamRestarting)
+    assert "has run out already" in str(told.error)
     tokens.lasts = 3600
     assert last_of(probe).ok
     assert {record.token_number for record in gemini.requests} == {1}
+
+
+def test_a_token_server_whose_tokens_have_run_out_is_asked_once_an_attempt(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, tokens: TokenServer, vertex: VertexAI
+) -> None:
+    tokens.lasts = 0
+    manager(endpoint=vertex, retry=RetryPolicy(attempts=3, initial_delay=0.01, jitter=0.0)).start_stream(
+        "why", subscriber=probe.ref
+    )
+    assert isinstance(error_of(probe), MissingCredentialsError)
+    assert len(tokens.asked) == 3
+    assert gemini.requests == []
 
 
 def test_a_token_that_runs_out_soon_is_sent_while_it_is_renewed(
@@ -377,3 +398,112 @@ def test_a_late_401_to_an_old_token_does_not_renew_the_new_one(
     assert source.refused(source.generation)
     assert source.fetching() is not None
     tokens.wait_asked(3)
+
+
+@pytest.mark.long
+def test_a_thousand_that_wait_make_one_request_for_a_token(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, tokens: TokenServer, vertex: VertexAI
+) -> None:
+    tokens.open.clear()
+    ref = manager(endpoint=vertex, max_streams=1_000)
+    ids = [ref.start_stream("why", subscriber=probe.ref) for _ in range(1_000)]
+    eventually(lambda: waiting_for(vertex) == 1_000, what=lambda: f"{waiting_for(vertex)} wait")
+    tokens.open.set()
+    assert all(last.ok for last in ends_of(probe, ids).values())
+    assert len(tokens.asked) == 1
+
+
+def test_a_token_that_runs_out_in_mid_stream_is_renewed_where_the_stream_is_asked_for_again(
+    gemini: LocalGemini, manager: StartManager, probe: Probe, tokens: TokenServer, vertex: VertexAI
+) -> None:
+    tokens.tokens = ["the-first-token", "the-second-token"]
+    gemini.tokens = ("the-first-token",)
+    gemini.on("why", Reply("one two three", hold_after=1, end_after=2, end="reset"), Reply("one two three"))
+    manager(endpoint=vertex).start_stream("why", subscriber=probe.ref)
+    probe.expect(StreamEvent)
+    gemini.tokens = ("the-second-token",)
+    gemini.gate("why").open()
+    last = last_of(probe)
+    assert last.ok
+    assert last.attempts == 2
+    assert len(tokens.asked) == 2
+
+
+class Clock:
+    """In the place of the module `time`: the system's clock, put forward or back."""
+
+    def __init__(self) -> None:
+        self.off = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.off
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def test_a_clock_that_jumps_costs_a_token_at_most(
+    gemini: LocalGemini,
+    manager: StartManager,
+    probe: Probe,
+    tokens: TokenServer,
+    vertex: VertexAI,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("gemini_streams.api.tokens.time", clock)
+    utcnow: Any = google.auth._helpers.utcnow
+    monkeypatch.setattr("google.auth._helpers.utcnow", lambda: utcnow() + dt.timedelta(seconds=clock.off))
+    tokens.tokens = ["the-first-token", "the-second-token", "the-third-token"]
+    gemini.tokens = ("the-first-token", "the-second-token")
+    ref = manager(endpoint=vertex)
+
+    def asks() -> int:
+        probe.messages.clear()
+        ref.start_stream("why", subscriber=probe.ref)
+        assert last_of(probe).ok
+        return len(tokens.asked)
+
+    assert asks() == 1
+    clock.off = 7_200.0  # the token seems to have run out
+    assert asks() == 2
+    clock.off = -7_200.0  # it seems to be good for long
+    assert asks() == 2
+    gemini.tokens = ("the-third-token",)  # and is not
+    assert asks() == 3
+
+
+METADATA = """
+import sys
+from gemini_streams import ManagerActor, StartStream, VertexAI, answers
+from gemini_streams.testing import LocalGemini
+import pykka
+
+with LocalGemini() as gemini:
+    gemini.tokens = ("a-machines-token",)
+    manager = ManagerActor.start(endpoint=VertexAI(location="us-central1", base_url=gemini.url))
+    oks = [answer.ok for _, answer in answers(manager, ["why"] * 20)]
+    print(sum(oks), {(r.project, r.location, r.token_number) for r in gemini.requests})
+    pykka.ActorRegistry.stop_all()
+"""
+
+
+def test_the_metadata_server_of_a_machine_gives_project_and_token(
+    tokens: TokenServer, tmp_path: Path
+) -> None:
+    tokens.tokens = ["a-machines-token"]
+    host = tokens.url.removeprefix("http://")
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GOOGLE", "GCE", "GEMINI"))
+    }
+    environ |= {
+        "GCE_METADATA_HOST": host,
+        "GCE_METADATA_IP": host,
+        "HOME": str(tmp_path),
+        "no_proxy": "127.0.0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", METADATA], capture_output=True, text=True, timeout=60, check=False, env=environ
+    )
+    assert done.stdout.split("\n")[0] == "20 {('the-machines-project', 'us-central1', 0)}", done.stderr
+    assert len(tokens.asked) == 1

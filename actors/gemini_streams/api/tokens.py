@@ -183,6 +183,11 @@ class TokenSource:
         if not headers:
             raise MissingCredentialsError("the credentials have no access token, though they were refreshed")
         ends_at = _end_of(credentials)
+        if ends_at <= time.time():  # to ask again at once would be no end
+            raise MissingCredentialsError(
+                "the credentials were given an access token that has run out already: is the clock right?",
+                retryable=True,
+            )
         return _Token(headers, ends_at - min(_EARLY, life / 4), ends_at - min(_MARGIN, life / 10))
 
     def _know(self, secret: Any) -> None:
