@@ -101,7 +101,7 @@ def _gemini_probes(_gemini_before: None) -> Iterator[list[Probe]]:
 @pytest.fixture
 def local_gemini(_gemini_before: None) -> Iterator[LocalGemini]:
     """Run a `LocalGemini`, a Gemini on loopback, for the test."""
-    from gemini_streams.testing import LocalGemini  # noqa: PLC0415
+    from gemini_streams.testing import LocalGemini  # noqa: PLC0415 - see the module's first rule
 
     with LocalGemini() as server:
         yield server
@@ -110,7 +110,7 @@ def local_gemini(_gemini_before: None) -> Iterator[LocalGemini]:
 @pytest.fixture
 def gemini_clock(_gemini_before: None) -> TestClock:
     """Make a `TestClock`. Where a test asks for it and for `gemini_manager`, it is the manager's clock."""
-    from pykka_supervisor.testing import TestClock  # noqa: PLC0415
+    from pykka_supervisor.testing import TestClock  # noqa: PLC0415 - see the module's first rule
 
     return TestClock()
 
@@ -118,7 +118,7 @@ def gemini_clock(_gemini_before: None) -> TestClock:
 @pytest.fixture
 def gemini_probe(_gemini_probes: list[Probe]) -> Probe:
     """Start a `Probe`, a subscriber to look into."""
-    from pykka_supervisor.testing import Probe  # noqa: PLC0415
+    from pykka_supervisor.testing import Probe  # noqa: PLC0415 - see the module's first rule
 
     probe = Probe()
     _gemini_probes.append(probe)
@@ -134,8 +134,8 @@ def gemini_manager(
     The marks of a test, its class and its module add up; the nearest one wins. A stream that still runs at the test's
     end, though the probe has left it, is an error.
     """
-    from gemini_streams import ManagerActor  # noqa: PLC0415
-    from gemini_streams.testing.leftovers import streams_left  # noqa: PLC0415
+    from gemini_streams import ManagerActor  # noqa: PLC0415 - see the module's first rule
+    from gemini_streams.testing.leftovers import streams_left  # noqa: PLC0415 - see the module's first rule
 
     options = _options(request.node)
     options.setdefault("endpoint", local_gemini.endpoint)

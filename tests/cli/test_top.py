@@ -65,6 +65,19 @@ def test_a_narrow_terminal_and_every_order(
 
 
 def test_an_actor_that_was_restarted_is_named(
+    manager: StartManager, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    ref = manager()
+    board = Dashboard.start(ref)
+    kill(ref)
+    ref.get_stats()  # the next incarnation's
+    assert main(["top", board.url, "--once"]) == 0
+    board.stop(timeout=20)
+    assert "manager: restarts 1, last end Killed" in capsys.readouterr().out
+
+
+def test_it_finds_a_dashboard_again_that_was_killed(
     board: DashboardRef, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kill(board)

@@ -249,6 +249,26 @@ def test_an_interaction_with_an_id_never_moves(
     assert other.requests == []
 
 
+def test_an_interaction_that_is_not_resumable_never_moves_once_it_has_an_id(
+    gemini: LocalGemini, other: LocalGemini, manager: StartManager, probe: Probe
+) -> None:
+    gemini.on("why", Reply("one two three", end="reset", end_after=4), Reply("one two three"))
+    manager().ask(
+        StartInteraction(
+            "why",
+            subscriber=probe.ref,
+            endpoint=[gemini.endpoint, other.endpoint],
+            resumable=False,
+            retry=RetryPolicy(initial_delay=0.01, jitter=0),
+        )
+    )
+    last = last_of(probe)
+    assert last.ok
+    assert last.interaction_id
+    assert restarts_of(probe)
+    assert other.requests == []
+
+
 def test_what_goes_on_with_an_interaction_never_moves(
     gemini: LocalGemini, other: LocalGemini, manager: StartManager, probe: Probe
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -473,6 +474,30 @@ def test_a_clock_that_jumps_costs_a_token_at_most(
     assert asks() == 3
 
 
+SILENT = """
+import socket, time
+from gemini_streams import MissingCredentialsError, VertexAI
+
+for _ in range(2):
+    began = time.monotonic()
+    try:
+        VertexAI(location="us-central1").resolve()
+    except MissingCredentialsError as error:
+        print(f"{time.monotonic() - began:.1f}", error.retryable, "VertexAI(project=...," in str(error))
+"""
+
+
+def test_a_metadata_server_that_is_silent_holds_the_asker_for_seconds_and_the_next_one_no_more(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = run_in_cloud(SILENT, f"127.0.0.1:{silent.getsockname()[1]}", tmp_path)
+    (first, *told), (second, *again) = map(str.split, done.stdout.splitlines())
+    assert told == again == ["True", "True"], done.stderr
+    assert float(first) < 5.0
+    assert float(second) < 1.0
+
+
 METADATA = """
 import sys
 from gemini_streams import ManagerActor, StartStream, VertexAI, answers
@@ -488,22 +513,23 @@ with LocalGemini() as gemini:
 """
 
 
+def run_in_cloud(program: str, metadata: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program that knows nothing of credentials but where the machine's metadata server listens."""
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GOOGLE", "GCE", "GEMINI", "CLOUDSDK"))
+    }
+    environ |= {"GCE_METADATA_HOST": metadata, "GCE_METADATA_IP": metadata, "HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=environ
+    )
+
+
 def test_the_metadata_server_of_a_machine_gives_project_and_token(
     tokens: TokenServer, tmp_path: Path
 ) -> None:
     tokens.tokens = ["a-machines-token"]
-    host = tokens.url.removeprefix("http://")
-    environ = {
-        name: value for name, value in os.environ.items() if not name.startswith(("GOOGLE", "GCE", "GEMINI"))
-    }
-    environ |= {
-        "GCE_METADATA_HOST": host,
-        "GCE_METADATA_IP": host,
-        "HOME": str(tmp_path),
-        "no_proxy": "127.0.0.1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", METADATA], capture_output=True, text=True, timeout=60, check=False, env=environ
-    )
+    done = run_in_cloud(METADATA, tokens.url.removeprefix("http://"), tmp_path)
     assert done.stdout.split("\n")[0] == "20 {('the-machines-project', 'us-central1', 0)}", done.stderr
     assert len(tokens.asked) == 1

@@ -126,6 +126,8 @@ class Events(Protocol):
     """The error object, where the latest event was an error (`failures.error_from_event`)."""
     broken: GeminiStreamsError | None
     """What is wrong with the payload behind the last event, where it is no event."""
+    bound: bool
+    """Whether what has been read belongs to work that exists at this endpoint alone."""
     marks: list[Any] | None
     """Of each event that the latest `read` has returned, what its cursor is made of. `None`: there are no cursors."""
 

@@ -11,6 +11,8 @@ The rules:
   still sent meanwhile, so nothing waits.
 - A fetch that takes more than `PATIENCE` seconds has failed for those that wait for it.
 - What the fetching thread has sent (a signed assertion, a refresh token) and the tokens themselves are secrets.
+- Application-default credentials are found in a thread of their own: google-auth may ask the machine's metadata server,
+  or run gcloud, for many seconds. What needs them at once waits until `_LOOK` seconds after that thread began.
 - google-auth is imported where it is wanted, and no earlier.
 """
 
@@ -51,7 +53,10 @@ life."""
 _MARGIN = 10.0
 """Seconds before its end from which on a token is not sent any more. A short-lived one: a tenth of its life."""
 _PAUSE = 10.0
-"""Seconds for which a token that is still good is sent on after a renewal has failed."""
+"""Seconds until the next try, where a renewal has failed and the token is still good, or where finding credentials has
+taken long in vain."""
+_LOOK = 3.0
+"""Seconds within which application-default credentials have to be found where a project is asked of them."""
 _LONG = 16
 """Characters: a shorter field of a request for a token is no secret."""
 _KEPT = 16
@@ -286,6 +291,7 @@ def _end_of(credentials: Any) -> float:
 
 _lock = threading.Lock()
 _sources: weakref.WeakValueDictionary[Hashable, TokenSource] = weakref.WeakValueDictionary()
+_default_sources: weakref.WeakValueDictionary[Hashable, DefaultSource] = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
 
 
@@ -323,13 +329,57 @@ class DefaultSource(TokenSource):
     def __init__(self, fingerprint: str, proxies: Pairs | None) -> None:
         self._default = _Default()
         super().__init__(self._default, fingerprint, proxies)
+        self._finding: Fetch | None = None
+        self._finding_since = 0.0
+        self._finding_until = 0.0  # what a slow one has failed of is told until then
 
     def project(self) -> str | None:
-        """Return the project that they belong to, where they say so; may ask the machine's metadata server.
+        """Return the project that they belong to, where they say so; waits at most `_LOOK` seconds.
 
-        Raises `MissingCredentialsError`.
+        Raises `MissingCredentialsError`, and `ConnectionFailedError` where no thread can be started to find them.
         """
-        return self._default.load()[1]
+        found = self._default.loaded
+        if found is None:
+            finding, began = self._find()
+            done = threading.Event()
+            finding.add(done.set)
+            if not done.wait(max(0.0, began + _LOOK - time.monotonic())):
+                raise MissingCredentialsError(
+                    f"no application-default credentials were found within {_LOOK:g} s (does a metadata server not"
+                    f" answer?): pass VertexAI(project=..., credentials=...), or {_HINT}",
+                    retryable=True,
+                )
+            finding.check()
+            found = self._default.load()
+        return found[1]
+
+    def _find(self) -> tuple[Fetch, float]:
+        """Have a thread find them, one for all that ask; return what is waited for, and when that thread began."""
+        with self._lock:
+            now, finding = time.monotonic(), self._finding
+            if finding is None or now >= self._finding_until:
+                finding = self._finding = Fetch()
+                self._finding_since, self._finding_until = now, math.inf
+                thread = threading.Thread(
+                    target=self._found, args=(finding,), name="gemini-streams-credentials", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._finding = None
+                    raise ConnectionFailedError("no thread can be started to find credentials") from None
+            return finding, self._finding_since
+
+    def _found(self, finding: Fetch) -> None:
+        why, retryable = None, False
+        try:
+            self._default.load()
+        except BaseException as error:  # noqa: BLE001 - google-auth's, whatever it is; told to all that wait
+            why, retryable = self._told(error)
+        with self._lock:
+            now = time.monotonic()
+            self._finding_until = now + (_PAUSE if now - self._finding_since > _LOOK else 0.0)
+        finding.finish(why, retryable=retryable)
 
 
 def default_source(env: Environment, proxies: Pairs | None) -> DefaultSource:
@@ -340,12 +390,11 @@ def default_source(env: Environment, proxies: Pairs | None) -> DefaultSource:
     """
     file = env.get("GOOGLE_APPLICATION_CREDENTIALS") or ""
     home = env.get("CLOUDSDK_CONFIG") or str(Path("~/.config/gcloud").expanduser())
-    key = "default", file, home, proxies
+    key = file, home, proxies
     with _lock:
-        source = _sources.get(key)
+        source = _default_sources.get(key)
         if source is None:
-            source = _sources[key] = DefaultSource(f"default {file} {next(_numbers)}", proxies)
-    assert isinstance(source, DefaultSource)  # noqa: S101 - for the type: the key says so
+            source = _default_sources[key] = DefaultSource(f"default {file} {next(_numbers)}", proxies)
     if file or (Path(home) / "application_default_credentials.json").is_file():
         source.project()
     else:
@@ -378,9 +427,10 @@ def _load_default(request: Any) -> tuple[Any, str | None]:
 
 def _after_fork_in_child() -> None:
     """A fetching thread of the parent's does not run here, and may have held a lock."""
-    global _lock  # noqa: PLW0603
+    global _lock  # noqa: PLW0603 - a lock of the child's own
     _lock = threading.Lock()
     _sources.clear()
+    _default_sources.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

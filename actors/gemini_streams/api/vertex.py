@@ -149,8 +149,8 @@ class VertexAI(Service):
         """Answer where requests go, from the arguments and the environment.
 
         Where neither names a project, the application-default credentials are loaded to name it. On a machine of Google
-        Cloud this asks the machine's metadata server. `environ` stands in for the process's environment in all but the
-        proxies and those credentials.
+        Cloud this asks the machine's metadata server, for which the calling thread waits 3 s at most. `environ` stands
+        in for the process's environment in all but the proxies and those credentials.
 
         Raises:
             MissingCredentialsError: no credentials, or no project.

@@ -92,8 +92,8 @@ def progress(total: int, done: int, stats: Callable[..., ManagerStats], *, quiet
 def _bar(figures: _Figures) -> contextlib.AbstractContextManager[Progress] | None:
     try:
         from rich import progress as rich  # noqa: PLC0415 - an extra
-        from rich.console import Console  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
+        from rich.console import Console  # noqa: PLC0415 - an extra
+        from rich.text import Text  # noqa: PLC0415 - an extra
     except ImportError:
         return None
 

@@ -42,7 +42,7 @@ def run_top(options: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     try:
         from rich.console import Console  # noqa: PLC0415 - an extra
-        from rich.live import Live  # noqa: PLC0415
+        from rich.live import Live  # noqa: PLC0415 - an extra
     except ImportError:
         complain('top needs rich: pip install "gemini-streams[cli]"')
         return 1
@@ -155,10 +155,10 @@ class _Look:
 
     def drawn(self, width: int, height: int | None) -> Any:
         """Return it as rich prints it, within the terminal's size where there is one."""
-        from rich import box  # noqa: PLC0415
-        from rich.console import Group  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
+        from rich import box  # noqa: PLC0415 - an extra
+        from rich.console import Group  # noqa: PLC0415 - an extra
+        from rich.table import Table  # noqa: PLC0415 - an extra
+        from rich.text import Text  # noqa: PLC0415 - an extra
 
         table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0), show_edge=False)
         table.add_column("Stream", no_wrap=True, ratio=3, min_width=8)
@@ -202,7 +202,7 @@ class _Look:
         return Group(*lines)
 
     def _head(self) -> Any:
-        from rich.text import Text  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415 - an extra
 
         by_status: dict[str, int] = {}
         for stream in self.streams:
@@ -228,7 +228,7 @@ def _restarted(nodes: Any) -> Iterator[tuple[str, int, str]]:
 
 
 def _text(value: Any) -> Any:
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - an extra
 
     return Text("" if value is None else one_line(str(value)), overflow="ellipsis")
 

@@ -7,7 +7,8 @@ The rules:
 - Times are seconds, sizes bytes. What only grows ends in `_total`.
 - Counters with labels count what has happened since the collector was made. They go on when a manager is restarted or
   replaced.
-- A scrape asks no manager: a manager that is busy delays none.
+- A scrape reads the managers' tables and asks none of them: a manager that is busy delays no scrape. Only a manager
+  that is new to the collector is asked for its table, once, for a second at most.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from gemini_streams.errors import APIError, GeminiStreamsError
+from gemini_streams.extras.causes import cause_of
 from gemini_streams.extras.managers import Managers, OneManager, several_managers
 from gemini_streams.streams.glance import Glance, glance
 from gemini_streams.streams.registry import Sessions
@@ -58,16 +59,6 @@ _STATUSES = {
     "active": "Streams whose answer is coming.",
     "restarting": "Streams that wait for their next attempt.",
 }
-
-
-def cause_of(error: GeminiStreamsError | None) -> str:
-    """Name an error's kind, in one of few words; `none` where there is none."""
-    if error is None:
-        return "none"
-    name = type(error).__name__
-    if isinstance(error, APIError) and type(error.code) is int and 100 <= error.code <= 599:
-        return f"{name} {error.code}"
-    return name
 
 
 class _Histogram:

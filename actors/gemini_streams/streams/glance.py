@@ -1,4 +1,4 @@
-"""One stream as plain figures, for those who watch: no key, no prompt and no answer in them.
+"""One stream as plain figures, for dashboards and collectors: no key, no prompt and no answer in them.
 
 Any thread may glance, at any time. The stream's lock is held for a moment, and no application's code runs under it.
 """

@@ -73,7 +73,7 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
             waited=session.waits.seconds,
             deadline=session.options.deadline,
         )
-        place = _next_place(session, error, onward)
+        place = _next_place(session, attempt, error, onward)
     hang_up(attempt)
     if isinstance(error, APIError) and error.code == TOO_MANY_REQUESTS and error.retryable:
         session.waits.refused(asked)
@@ -130,15 +130,17 @@ def _add_usage(session: Session, attempt: Attempt | None, resume_at: int) -> Non
     session.progress.keep(None if attempt is None else attempt.meaning.usage, resume_at)
 
 
-def _next_place(session: Session, error: GeminiStreamsError, onward: Onward) -> int | None:
+def _next_place(
+    session: Session, attempt: Attempt | None, error: GeminiStreamsError, onward: Onward
+) -> int | None:
     """Return the endpoint that comes next: behind the present one, one without a shared wait where there is one.
 
     `None`: the stream stays. What exists at one endpoint alone (an interaction, a token to go on with) never moves.
     """
     count = len(session.targets)
-    if count == 1 or onward.resume is not None or session.interaction_id is not None:
+    if count == 1 or not moves_on(error):
         return None
-    if session.request.bound or not moves_on(error):
+    if onward.resume is not None or session.request.bound or (attempt is not None and attempt.meaning.bound):
         return None
     others = [(session.place + step) % count for step in range(1, count)]
     return next((place for place in others if not session.shared_wait(place)), others[0])

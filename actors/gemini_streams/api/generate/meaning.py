@@ -87,6 +87,7 @@ class Meaning:
     """
 
     marks: list[Any] | None = None
+    bound: bool = False
 
     __slots__ = (
         "_calls",

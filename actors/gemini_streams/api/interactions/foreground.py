@@ -64,6 +64,7 @@ class ForegroundReader(Reader):
         if event_type == _CREATED:
             name = known.get("id")
             self.interaction_id = name if isinstance(name, str) else ""
+            self.bound = bool(self.interaction_id)
             return None if self._before is not None else data
         if event_type == COMPLETED and known.get("status") == _CONTINUES and self._token is not None:
             return None

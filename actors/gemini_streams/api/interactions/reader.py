@@ -60,6 +60,7 @@ def is_nothing(payload: bytes) -> bool:
 class Reader(abc.ABC):
     """What the readers of all calls have in common. One thread at a time uses it."""
 
+    bound: bool = False
     block_reason: str | None = None
     finish_message: str | None = None
 

@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict, deque
 from typing import Any
 
 from gemini_streams.errors import GeminiStreamsError
+from gemini_streams.extras.causes import cause_of
 
 __all__ = ["Journal"]
 
@@ -85,7 +86,7 @@ class Journal:
         steps.append(step)
 
     def _fail(self, record: Any, what: str) -> None:
-        cause = _cause(record.error)
+        cause = cause_of(record.error)
         self._failures.append(
             {
                 "at": record.at,
@@ -174,9 +175,3 @@ def _end(record: Any) -> str:
 
 def _brief(error: GeminiStreamsError) -> str:
     return error.brief[:_MOST_TEXT]
-
-
-def _cause(error: GeminiStreamsError) -> str:
-    code = getattr(error, "code", None)
-    name = type(error).__name__
-    return f"{name} {code}" if type(code) is int and 100 <= code <= 599 else name

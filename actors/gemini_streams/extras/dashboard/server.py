@@ -104,7 +104,7 @@ class Server:
 
     @property
     def watched(self) -> bool:
-        """Whether somebody looks."""
+        """Whether a viewer is connected."""
         return self._viewers > 0
 
     def sweep(self) -> None:

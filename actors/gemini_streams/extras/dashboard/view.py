@@ -2,7 +2,8 @@
 
 The rules:
 
-- A look at all streams is only taken while somebody looks. The figures are taken each second, for their histories.
+- A look at all streams is only taken while a viewer is connected. The figures are taken each second, for their
+  histories.
 - Each look is encoded once for all viewers: as a whole (`full`), and as what has changed since the look before it
   (`change`). A viewer that has missed one is given the whole.
 - What is kept here outlives the actor, so its histories go on behind a crash.
@@ -33,7 +34,7 @@ _SHOWN_STREAMS = 40
 """Streams' actors that the page's tree shows below one supervisor; `/tree.json` has all."""
 _MANY = 500
 _UNWATCHED = 5
-"""Looks of which one takes the figures of each stream, while nobody watches."""
+"""Looks of which one takes the figures of each stream, while no viewer is connected."""
 _TOO_SOON = 0.5
 """Seconds within which a second look is none for the histories: a viewer has come between two."""
 _STILL = 5.0
@@ -105,7 +106,7 @@ class View:
     # -- the actor's thread
 
     def look(self, *, watched: bool) -> None:
-        """Take the figures, and where somebody looks, everything else too; then tell the viewers."""
+        """Take the figures, and while a viewer is connected everything else too; then tell the viewers."""
         found = self._found()
         now = time.monotonic()
         stats = [table.stats() for _, table in found]

@@ -220,7 +220,7 @@ function showStreams() {
   const total = rows.length;
   rows = rows.slice(state.page * PAGE, (state.page + 1) * PAGE);
   if (body.contains(document.activeElement)) {
-    // Somebody is at a row by keyboard: rows keep their places, or the focus would be lost.
+    // The keyboard's focus is on a row: rows keep their places, or the focus would be lost.
     const there = new Set(rows.map((row) => row.run));
     const held = order.filter((run) => there.has(run));
     const byRun = new Map(rows.map((row) => [row.run, row]));
