@@ -327,3 +327,30 @@ def test_what_is_no_cursor_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"StreamEvent\.cursor"):
             Place.parse(wrong)
+
+
+def test_an_id_is_no_place_to_resume_from_while_a_part_is_left_to_skip() -> None:
+    """Two steps are open, and the replay brings what is new of one before what is known of the other."""
+
+    def starts(index: int) -> Event:
+        return {"event_type": "step.start", "index": index, "step": {"type": "model_output"}}
+
+    live = [starts(0), starts(1), delta(0, type="text", text="a"), delta(1, type="text", text="x")]
+    tracker = Tracker(Place("i"))
+    for event in live:
+        tracker.delivered(event)
+    replay = Replay(tracker.place())
+    told: list[Event] = []
+    for event in [
+        *live[:3],
+        {**delta(0, type="text", text="b"), "event_id": "e5"},
+        delta(1, type="text", text="x"),
+    ]:
+        told += [new for new, _ in replay.take(event)]
+    assert told == [delta(0, type="text", text="b")]
+    tracker.delivered(told[0])
+    assert tracker.place().event_id is None  # behind e5 the server would say "x" again
+    last = {**delta(1, type="text", text="y"), "event_id": "e7"}
+    assert replay.take(last) == [(last, False)]
+    tracker.delivered(last)
+    assert tracker.place().event_id == "e7"
