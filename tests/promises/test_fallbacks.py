@@ -23,6 +23,7 @@ from gemini_streams import (
 )
 from gemini_streams.testing import Failure, Interaction, LocalGemini, LongAnswer, Reply
 from kit.helpers import error_of, eventually, last_of, text_of
+from kit.scene import table_of
 from pykka_supervisor.testing import Probe, TestClock
 
 
@@ -185,6 +186,8 @@ def test_where_all_share_a_wait_the_coming_ones_is_kept_and_does_not_count(
     assert last_of(probe).ok
     assert text_of(probe) == "Because."
     assert (len(gemini.requests), len(other.requests)) == (2, 1)
+    clock.advance(60)
+    assert table_of(ref).cooldowns.quotas == {}  # neither endpoint waits for a stream that has left it
 
 
 def test_a_wait_that_is_too_long_leaves_the_stream_where_it_is(

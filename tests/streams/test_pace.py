@@ -125,11 +125,17 @@ class Held:
         return self._out
 
 
+def refused_and_ended(book: Cooldowns, wait: float, key: object = "key") -> None:
+    """Have a stream that does not come back be refused."""
+    book.refused(key, "the refused one", wait)
+    book.done(key, "the refused one", answered=False)
+
+
 def test_streams_go_in_the_order_of_their_coming() -> None:
     clock = TestClock()
     book = Cooldowns(clock)
     assert not book.quotas
-    book.refused("key", "somebody", 10)
+    refused_and_ended(book, 10)
     assert book.quotas
     held = [Held(book) for _ in range(8)]
     other = Held(book, "another key")
@@ -157,7 +163,7 @@ def test_streams_go_in_the_order_of_their_coming() -> None:
 def test_a_refusal_of_one_holds_the_others_and_who_was_let_out_before_says_nothing_any_more() -> None:
     clock = TestClock()
     book = Cooldowns(clock)
-    book.refused("key", "somebody", 10)
+    refused_and_ended(book, 10)
     first, second, third = (Held(book) for _ in range(3))
     clock.advance(10 + STEP)
     assert (first.out, second.out, third.out) == (True, True, True)
@@ -173,7 +179,7 @@ def test_a_refusal_of_one_holds_the_others_and_who_was_let_out_before_says_nothi
 def test_one_that_has_waited_long_enough_goes_and_its_answer_lets_the_others_out() -> None:
     clock = TestClock()
     book = Cooldowns(clock)
-    book.refused("key", "somebody", 9_999_999_999)
+    refused_and_ended(book, 9_999_999_999)
     held = [Held(book) for _ in range(4)]
     assert book.admit("key", held[0], held[0].look) == LONGEST
     clock.advance(120)
@@ -189,7 +195,7 @@ def test_one_that_has_waited_long_enough_goes_and_its_answer_lets_the_others_out
 def test_one_that_leaves_makes_room() -> None:
     clock = TestClock()
     book = Cooldowns(clock)
-    book.refused("key", "somebody", 10)
+    refused_and_ended(book, 10)
     held = [Held(book) for _ in range(3)]
     book.done("key", held[0], answered=False)  # stopped while it was held back
     clock.advance(10)
@@ -211,16 +217,58 @@ def test_a_wait_without_streams_is_forgotten_when_it_is_over() -> None:
     clock = TestClock()
     book = Cooldowns(clock)
     for number in range(100):
-        book.refused(number, "somebody", 1)
+        refused_and_ended(book, 1, number)
     clock.advance(1)
     assert not book.quotas
     assert clock.pending() == 0
 
 
+def test_those_that_were_refused_themselves_go_at_the_pace_too() -> None:
+    """None was held back: all had asked before the first of them was refused."""
+    clock = TestClock()
+    book = Cooldowns(clock)
+    for number in range(8):
+        book.refused("key", number, 10)
+    clock.advance(10)  # and now their own waits are over, too
+    outs: dict[int, bool] = {}
+
+    def ask(number: int) -> None:
+        outs[number] = book.admit("key", number, lambda: ask(number)) is None
+
+    for number in range(8):
+        ask(number)
+    assert [number for number, out in outs.items() if out] == [0]
+    book.done("key", 0, answered=True)
+    assert [number for number, out in outs.items() if out] == [0, 1, 2]
+    book.refused("key", 1, 10)
+    clock.advance(10)
+    ask(1)  # behind those that were never let out
+    assert not outs[1]
+    clock.advance(8 * STEP)
+    assert all(outs.values())
+    for number in range(8):
+        book.done("key", number, answered=True)
+    assert not book.quotas
+    assert clock.pending() == 0
+
+
+def test_a_pace_lasts_no_longer_than_those_that_were_refused() -> None:
+    clock = TestClock()
+    book = Cooldowns(clock)
+    book.refused("key", "first", 10)
+    book.refused("key", "second", 10)
+    clock.advance(11)
+    assert book.quotas
+    book.done("key", "first", answered=False)
+    assert book.quotas
+    book.done("key", "second", answered=False)
+    assert not book.quotas
+
+
 def test_thousands_that_are_held_back_share_one_timer() -> None:
     clock = TestClock()
     book = Cooldowns(clock)
-    book.refused("key", "somebody", 10)
+    refused_and_ended(book, 10)
     held = [Held(book) for _ in range(3000)]
     assert clock.pending() == 1
     clock.advance(10 + 12 * STEP)
@@ -241,7 +289,7 @@ def test_a_clocks_book_ends_with_its_last_user() -> None:
     assert cooldowns.join(clock, second) is book
     assert cooldowns.join(clock, first) is book
     assert cooldowns.join(other, first) is not book
-    book.refused("key", "somebody", 1000)
+    refused_and_ended(book, 1000)
     cooldowns.leave(clock, first)
     assert book.quotas
     cooldowns.leave(clock, second)
@@ -273,6 +321,6 @@ def test_no_wait_outlives_a_tests_managers(again: int, gemini: Any, manager: Any
     assert not cooldowns._books
     ref = manager()
     [(book, _)] = cooldowns._books.values()
-    book.refused("key", "somebody", 1000)
+    refused_and_ended(book, 1000)
     ref.stop(timeout=20)
     assert not cooldowns._books

@@ -5,6 +5,8 @@ The rules:
 - What shares a wait is named by a key: base URL, API key and headers, model (`Target.quota_key`).
 - Streams that are held back go in the order of their coming, at a `Pace`. Each may look again as soon as it is let
   out, and goes all the same when it has waited as long as its own policy allows.
+- A stream that was refused keeps its wait elsewhere, and then goes at the same pace. So the pace lasts until each of
+  these has come back, or has ended.
 - One book a clock, for several managers can use one endpoint; it ends, and with it every wait, when the last
   manager's tree on that clock has ended.
 
@@ -36,11 +38,13 @@ Wake = Callable[[], None]
 class _Quota:
     """One key's pace and the streams that it holds back."""
 
-    __slots__ = ("let_out", "pace", "timer", "waiting")
+    __slots__ = ("coming", "let_out", "pace", "timer", "waiting")
 
     def __init__(self) -> None:
         self.pace = Pace()
         self.waiting: OrderedDict[Hashable, Wake] = OrderedDict()
+        self.coming: set[Hashable] = set()
+        """Refused, and not back yet: each comes when its own wait is over."""
         self.let_out: set[Hashable] = set()
         """Since the last refusal, and not answered yet."""
         self.timer: Timer | None = None
@@ -66,6 +70,7 @@ class Cooldowns:
             quota.pace.refused(self._clock.monotonic(), min(wait, LONGEST))
             quota.let_out.clear()
             quota.waiting.pop(stream, None)
+            quota.coming.add(stream)
             self._look_later(key, quota)
 
     def admit(self, key: Hashable, stream: Hashable, wake: Wake) -> float | None:
@@ -75,7 +80,10 @@ class Cooldowns:
         """
         with self._lock:
             quota = self.quotas.get(key)
-            if quota is None or stream in quota.let_out:
+            if quota is None:
+                return None
+            quota.coming.discard(stream)
+            if stream in quota.let_out:
                 return None
             now = self._clock.monotonic()
             if not quota.waiting and quota.pace.take(now):
@@ -111,6 +119,7 @@ class Cooldowns:
             if quota is None:
                 return
             quota.waiting.pop(stream, None)
+            quota.coming.discard(stream)
             if stream in quota.let_out:
                 quota.let_out.discard(stream)
                 if answered:
@@ -161,7 +170,7 @@ class Cooldowns:
             if timer is not None and timer.pending and timer.due <= now + due:
                 return  # it rings early enough, and looks again
             quota.timer = self._clock.call_later(due, lambda: self._ring(key, quota))
-        elif not quota.let_out:
+        elif not quota.let_out and not quota.coming:
             del self.quotas[key]
             quota.timer = None
         if timer is not None:

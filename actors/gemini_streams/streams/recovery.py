@@ -93,6 +93,8 @@ def failed(session: Session, error: GeminiStreamsError, *, verdict: bool | None 
                 _add_usage(session, attempt, session.next_sequence)  # nothing of it becomes void any more
         session.fail(error)
         return None
+    if place is not None:
+        session.waits.left()  # it does not come back to the endpoint that it leaves
     with session.lock:
         if session.status in ENDED:  # meanwhile
             return None
